@@ -15,7 +15,7 @@ def test_it_lists_installed_backends_and_their_capabilities(invoke, lines):
         "version": "0.1.0",
         "status": "ok",
         "capabilities": ["SCRATCH", "CONDITIONAL", "KINDS", "POLICIES", "FIND", "BULK", "PAUSES"],
-        "suite_version": 5,
+        "suite_version": 6,
         "error": None,
         "hint": None,
     }
@@ -23,16 +23,16 @@ def test_it_lists_installed_backends_and_their_capabilities(invoke, lines):
     assert found["sqlite"]["capabilities"] == capabilities
     table = invoke("backends").stdout
     assert re.search(
-        rf"^sqlite +pitstop-sqlite +0\.1\.0 +ok +5 +{', '.join(capabilities)} +- *$",
+        rf"^sqlite +pitstop-sqlite +0\.1\.0 +ok +6 +{', '.join(capabilities)} +- *$",
         table,
         re.MULTILINE,
     )
 
 
 def test_one_that_was_tested_with_an_older_suite_is_told_apart(invoke, lines, monkeypatch):
-    monkeypatch.setattr("pitstop._plugins._backends.SUITE_VERSION", 6)
+    monkeypatch.setattr("pitstop._plugins._backends.SUITE_VERSION", 7)
     (hint,) = {each["hint"] for each in lines(invoke("backends", "--json").stdout)}
-    assert hint == "passed suite 5, this pitstop-core has 6: run the suite again"
+    assert hint == "passed suite 6, this pitstop-core has 7: run the suite again"
     assert hint in invoke("backends").stdout
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import types
 
 from importlib.metadata import requires
 from pathlib import Path
@@ -20,6 +21,7 @@ from pitstop.testing import ManualClock
 from pitstop_conformance import SUITE_VERSION, BackendConformance, kit_tests
 from pitstop_conformance._core import check_core
 from pitstop_conformance._kit import Handles
+from pitstop_conformance._limit import readable
 from pitstop_conformance._matrix import MATRIX_PLUGIN, PART_PROPERTY
 from pitstop_conformance_pytest import SuiteElsewhere
 from pitstop_memory import MemoryBackend, MemoryConfig
@@ -197,6 +199,58 @@ class TestBoastful(BackendConformance):
     def make_backend(self):
         return lambda **options: Boastful.from_options(options)
 """,
+    "TestHangs": """
+import threading
+
+
+class Hangs(MemoryBackend):
+    def lease(self, limit, duration, kinds=None):
+        threading.Event().wait()
+
+
+class TestHangs(BackendConformance):
+    time_limit = 1.5
+
+    @pytest.fixture
+    def make_backend(self):
+        return lambda **options: Hangs.from_options(options)
+""",
+    "TestHangsInC": """
+import signal
+import threading
+
+
+class HangsInC(MemoryBackend):
+    def lease(self, limit, duration, kinds=None):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        threading.Event().wait()
+
+
+class TestHangsInC(BackendConformance):
+    time_limit = 1.0
+
+    @pytest.fixture
+    def make_backend(self):
+        return lambda **options: HangsInC.from_options(options)
+""",
+    "TestLeaves": """
+import socket
+
+SERVER = socket.create_server(("127.0.0.1", 0))
+LEFT = []
+
+
+class Leaves(MemoryBackend):
+    def delete(self, id):
+        LEFT.append(socket.create_connection(SERVER.getsockname()))
+        return super().delete(id)
+
+
+class TestLeaves(BackendConformance):
+    @pytest.fixture
+    def make_backend(self):
+        return lambda **options: Leaves.from_options(options)
+""",
 }
 
 
@@ -260,6 +314,60 @@ def test_all_handles_are_closed_and_the_first_error_of_a_close_is_raised():
         handles.close()
 
     assert closed == ["c", "b", "a"]
+
+
+def test_a_backend_that_hangs_fails_with_the_name_of_the_test_and_the_places_of_its_threads(run_mine):
+    code, out = run_mine("TestHangs", "test_a_claim_holds_no_more or empty_store_has_nothing", "-p", "no:timeout")
+
+    assert code == pytest.ExitCode.TESTS_FAILED, out
+    assert "test_a_claim_holds_no_more_than_its_limit[1] has not ended after 1.5 s. The backend hangs" in out
+    assert "test_mine.py" in out
+    assert "in lease" in out
+    assert re.search(r"^TestHangs: .*3 failed", out, re.MULTILINE), out
+    assert "INTERNALERROR" not in out
+
+
+def test_code_that_no_signal_interrupts_ends_the_run_with_the_name_of_the_test(run_mine):
+    code, out = run_mine("TestHangsInC", "test_a_claim_holds_no_more", "-p", "no:timeout")
+
+    assert code == pytest.ExitCode.TESTS_FAILED, out
+    assert "Timeout" in out
+    assert "in test_a_claim_holds_no_more_than_its_limit" in out
+
+
+def test_a_failure_at_an_instruction_without_a_line_does_not_end_the_run():
+    """The handler of a signal may raise anywhere. Pytest itself fails at such a traceback."""
+
+    def fail() -> None:
+        raise ValueError("no line")
+
+    # The tables of lines say of up to eight instructions at a time that they belong to no line.
+    count = len(fail.__code__.co_code) // 2
+    nowhere = b"".join(bytes([0xF8 | min(count - n, 8) - 1]) for n in range(0, count, 8))
+    with pytest.raises(ValueError, match="no line") as caught:
+        types.FunctionType(fail.__code__.replace(co_linetable=nowhere), {"ValueError": ValueError})()
+    assert [each.tb_lineno for each in _entries(caught.value)][-1] is None
+
+    report = readable(caught)
+
+    assert "no line" in str(report.getrepr(style="short"))
+    assert "no line" in str(report.getrepr(style="long", chain=True))
+
+
+def _entries(error: BaseException) -> list[types.TracebackType]:
+    entries, trace = [], error.__traceback__
+    while trace is not None:
+        entries.append(trace)
+        trace = trace.tb_next
+    return entries
+
+
+def test_connections_are_told_with_the_test_that_left_them(run_mine):
+    code, out = run_mine("TestLeaves", "test_a_deleted_record_is_not_leased or empty_store_has_nothing")
+
+    assert code == pytest.ExitCode.OK, out
+    told = "TestLeaves: connections that were open after the test that opened them: 1 by test_a_deleted_record_is_not_leased"
+    assert re.search(rf"^{told}$", out, re.MULTILINE), out
 
 
 def test_a_factory_may_have_another_way_to_open_a_peer(run_mine):

@@ -13,6 +13,8 @@ from pitstop_memory import MemoryBackend
 class TestMemory(BackendConformance):
     """Without ``damage``, because no other program can reach the messages in this process."""
 
+    has_server = False
+
     @pytest.fixture
     def make_backend(self):
         name = uuid.uuid4().hex

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
-
-from contextlib import contextmanager
-
 import psycopg
 import pytest
 
-from psycopg.conninfo import make_conninfo
-
+from conformance.mutants.hooks import OnPostgres, new_database
 from pitstop.testing import BackendConformance
-from pitstop_postgres import PostgresBackend
+from pitstop_conformance._records import put_due
 from servers import postgres
 
 
@@ -24,32 +19,15 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def database():
-    """A database for all tests here, dropped at the end. Its collation is not C, so that a wrong order shows."""
-    name = f"pitstop_test_{uuid.uuid4().hex}"
-    with psycopg.connect(postgres.uri(), autocommit=True) as connection:
-        connection.execute(
-            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C.UTF-8'"
-        )
-        yield make_conninfo(postgres.uri(), dbname=name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database() as uri:
+        yield uri
 
 
-class TestPostgres(BackendConformance):
-    @pytest.fixture
-    def make_backend(self, database):
-        self.uri = database
-        self.table = f"m_{uuid.uuid4().hex}"
-        yield lambda **options: PostgresBackend.from_options({"uri": database, "table": self.table, **options})
-        self.execute(f"DROP TABLE IF EXISTS {self.table}, {self.table}_meta")
+class TestPostgres(OnPostgres, BackendConformance):
+    def test_the_server_refuses_a_kind_that_is_no_text(self, backend):
+        """So there is no ``damage_kind``, and its tests show nothing here."""
+        put_due(backend, "a")
 
-    @contextmanager
-    def transaction(self, backend):
-        with psycopg.connect(self.uri, autocommit=True) as connection, connection.transaction():
-            yield connection
-
-    def damage(self, backend, id):
-        assert self.execute(f"UPDATE {self.table} SET msg = left(msg, -1) WHERE id = %s", id) == 1
-
-    def execute(self, statement, *values):
-        with psycopg.connect(self.uri, autocommit=True) as connection:
-            return connection.execute(statement, values).rowcount
+        for value in ("NULL", "convert_from('\\xff', 'UTF8')"):
+            with pytest.raises((psycopg.errors.NotNullViolation, psycopg.errors.CharacterNotInRepertoire)):
+                self.execute(f"UPDATE {self.table} SET kind = {value}")

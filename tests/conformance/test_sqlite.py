@@ -13,6 +13,8 @@ from pitstop_sqlite import SqliteBackend
 
 
 class TestSqlite(BackendConformance):
+    has_server = False
+
     @pytest.fixture
     def make_backend(self, tmp_path):
         self.path = tmp_path / "pitstop.db"
@@ -28,6 +30,11 @@ class TestSqlite(BackendConformance):
             yield connection
             # To close a connection rolls back.
             connection.execute("COMMIT")
+
+    def traces(self, backend):
+        with closing(sqlite3.connect(self.path, timeout=0)) as connection:
+            (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return [each.name for each in self.path.parent.iterdir()] + ["an open transaction"] * busy
 
     def damage(self, backend, id):
         with closing(sqlite3.connect(self.path)) as connection, connection:

@@ -332,12 +332,12 @@ def test_only_the_one_that_was_asked_for_is_loaded(install):
 @pytest.mark.parametrize(
     ("line", "stated", "hint"),
     [
-        ("pass", 5, None),
-        ("suite_version = 6", 6, None),
-        ("suite_version = 0", 0, "passed suite 0, this pitstop-core has 5: run the suite again"),
+        ("pass", 6, None),
+        ("suite_version = 7", 7, None),
+        ("suite_version = 0", 0, "passed suite 0, this pitstop-core has 6: run the suite again"),
         ("suite_version = None", None, "it does not state which version of the suite it passed (suite_version)"),
-        ("suite_version = '1'", None, "its suite_version is a str, and not a number such as 5"),
-        ("suite_version = True", None, "its suite_version is a bool, and not a number such as 5"),
+        ("suite_version = '1'", None, "its suite_version is a str, and not a number such as 6"),
+        ("suite_version = True", None, "its suite_version is a bool, and not a number such as 6"),
     ],
 )
 def test_one_that_loads_tells_which_suite_it_passed(install, line, stated, hint):

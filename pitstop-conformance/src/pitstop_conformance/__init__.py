@@ -18,6 +18,10 @@ The class may have more:
 * The method ``damage(backend, id)`` makes a stored message unreadable behind the backend's back.
 * The method ``damage_kind(backend, id)`` makes a stored kind unreadable, for a backend that declares ``KINDS``.
 * The method ``transaction(backend)`` begins a transaction, for a backend that declares ``TRANSACTIONS``.
+* ``has_server = False`` states that the backend has no server. With a server, the method ``through(wire, **options)`` opens a
+  handle behind a :class:`Wire`, ``server_time(backend)`` asks the server for its time, and ``protected(password, **options)``
+  opens a handle with a password.
+* The method ``traces(backend)`` names the things that the backend may leave behind.
 
 The author of a recurrence subclasses :class:`RecurrenceSuite` and gives some rules.
 
@@ -40,6 +44,7 @@ pytest.register_assert_rewrite(__name__)
 
 from pitstop_conformance._kit import Handles, Kit, kit_tests
 from pitstop_conformance._recurrence import RecurrenceSuite
+from pitstop_conformance._wire import Wire
 from pitstop_conformance.behaviour._batches import Batches
 from pitstop_conformance.behaviour._catching_up import CatchingUp
 from pitstop_conformance.behaviour._consume import Consuming
@@ -60,6 +65,7 @@ from pitstop_conformance.behaviour._recurring import Recurring
 from pitstop_conformance.behaviour._refusals import Refusals
 from pitstop_conformance.behaviour._store import Store
 from pitstop_conformance.contract._config import Configuration
+from pitstop_conformance.contract._connections import Connections
 from pitstop_conformance.contract._counts import Counts
 from pitstop_conformance.contract._damaged import DamagedAmongOthers
 from pitstop_conformance.contract._find import Find
@@ -75,9 +81,13 @@ from pitstop_conformance.contract._put_if import PutIf
 from pitstop_conformance.contract._read import Read
 from pitstop_conformance.contract._scratch import Scratch
 from pitstop_conformance.contract._settle import Settle
+from pitstop_conformance.contract._time import Time
+from pitstop_conformance.contract._traces import Traces
 from pitstop_conformance.contract._transactions import Transactions
+from pitstop_conformance.contract._watch import Watching
 from pitstop_conformance.model._tests import Model
 from pitstop_conformance.races._crash import Crash
+from pitstop_conformance.races._orders import Orders
 from pitstop_conformance.races._process_races import ProcessRaces
 from pitstop_conformance.races._thread_races import Races
 
@@ -86,6 +96,7 @@ __all__ = [
     "SUITE_VERSION",
     "BackendConformance",
     "BackendContract",
+    "Connections",
     "Crash",
     "Handles",
     "Kit",
@@ -96,6 +107,7 @@ __all__ = [
     "RecurrenceSuite",
     "Scratch",
     "Transactions",
+    "Wire",
     "__version__",
     "kit_tests",
 ]
@@ -104,6 +116,10 @@ __all__ = [
 # pytest runs the tests of the last base first. The contract comes before the behaviour that is built on it, because its
 # failures are the easiest to understand.
 class BackendContract(
+    Connections,
+    Time,
+    Watching,
+    Traces,
     Scratch,
     Transactions,
     Configuration,
@@ -149,7 +165,7 @@ class PitstopBehaviour(
     """The promises of Pitstop to its users, on the backend."""
 
 
-class BackendConformance(Crash, ProcessRaces, Races, Model, PitstopBehaviour, BackendContract):
+class BackendConformance(Crash, ProcessRaces, Orders, Races, Model, PitstopBehaviour, BackendContract):
     """The whole suite, in the version :data:`SUITE_VERSION`. Subclass it and give one fixture.
 
     The fixture ``make_backend`` returns a function of options (keyword arguments, a ``clock`` among them) that opens a handle.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, ClassVar, TypeGuard
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, NoReturn, TypeGuard
 
 import pytest
 
@@ -12,14 +13,21 @@ import pitstop
 from pitstop.abc import Backend, Capability, did_you_mean
 from pitstop.testing import ManualClock
 from pitstop_conformance import _matrix
+from pitstop_conformance._limit import limited
 from pitstop_conformance._records import make_record
+from pitstop_conformance._shifting import shifted_clock
+from pitstop_conformance._sockets import connections, left_open
+from pitstop_conformance._wire import Wire
 
 
 __all__ = ["Handles", "Kit", "kit_tests", "needs"]
 
 _PACKAGE = __name__.rpartition(".")[0]
 #: The names that the author of a backend may define. A subclass must not redefine any other name of the suite.
-_AUTHORS = ("make_backend", "damage", "damage_kind", "transaction", "known_failures")
+_AUTHORS = (
+    *("make_backend", "damage", "damage_kind", "transaction", "known_failures"),
+    *("has_server", "through", "server_time", "shift_clock", "traces", "protected", "time_limit"),
+)
 
 
 class Handles:
@@ -34,12 +42,12 @@ class Handles:
     def __call__(self, **options: Any) -> Backend:
         """Open a handle on the store with these options of the configuration."""
         self._options = options
-        return self._keep(self._make_backend(**{"clock": self._clock, **options}))
+        return self.keep(self._make_backend(**{"clock": self._clock, **options}))
 
     def peer(self, **options: Any) -> Backend:
         """Open another handle on the same store. The options of the last handle hold unless others are given."""
         make = getattr(self._make_backend, "peer", self._make_backend)
-        return self._keep(make(**{"clock": self._clock, **self._options, **options}))
+        return self.keep(make(**{"clock": self._clock, **self._options, **options}))
 
     def close(self) -> None:
         """Close all handles, even if some raise. Then raise the first error."""
@@ -52,7 +60,8 @@ class Handles:
         if raised:
             raise raised[0]
 
-    def _keep(self, backend: Backend) -> Backend:
+    def keep(self, backend: Backend) -> Backend:
+        """Close this handle with the others, at the end of the test."""
         if not isinstance(backend, Backend):
             pytest.fail(
                 f"Expected a pitstop.abc.Backend from make_backend(), got a value of type {type(backend).__name__}. Return the opened "
@@ -72,6 +81,12 @@ class Kit:
     #: their results with the reason, also when one passes. There is no other way to leave a test out: a class that overrides
     #: a test is refused unless the test is listed here.
     known_failures: ClassVar[Mapping[str, Collection[str]]] = {}
+    #: False: the backend has no server. Its process and its files are all that there is, so there is one clock, and no
+    #: connection that can be lost. The suite checks that such a backend opens no connection. None: not stated.
+    has_server: ClassVar[bool | None] = None
+    #: Seconds for each test of the suite. A test that takes longer fails with the places of all threads, and the run goes on. Where
+    #: another limit is set, such as that of pytest-timeout, that one holds.
+    time_limit: ClassVar[float] = 120.0
     #: The place of the rules that a part of the suite tests. The report of a failure names it.
     rule: ClassVar[str] = "docs/writing-a-backend.md"
 
@@ -125,8 +140,64 @@ class Kit:
             f"not shown: {type(self).__name__} has no damage_kind(backend, id) that makes a stored kind unreadable"
         )
 
+    def through(self, wire: Wire, **options: Any) -> Backend:
+        """Open a handle on the store of the test. All its connections go through ``wire`` to the server.
+
+        ``wire.to(host, port)`` returns the host and the port to connect to, in place of the server's. For example::
+
+            def through(self, wire, **options):
+                host, port = wire.to("127.0.0.1", 5432)
+                return MyBackend.from_options({"uri": f"my://{host}:{port}/db", "table": self.table, **options})
+
+        If the backend has a time-out that is an option, give it here a value of a few seconds.
+        """
+        self._not_shown("through(wire, **options) that opens a handle through a proxy, so that connections can be cut")
+
+    def server_time(self, backend: Backend) -> int:
+        """Return the microseconds since the epoch by the clock of the server. Ask the server past the backend."""
+        self._not_shown("server_time(backend) that asks the server for its time past the backend")
+
+    def shift_clock(self, seconds: float) -> AbstractContextManager[object]:
+        """Return a context manager in which the clock of this process is wrong by ``seconds``, and the server's is right.
+
+        The default shifts the functions of the module ``time``, and with them :class:`pitstop.abc.SystemClock`. Override it if
+        the backend or its driver reads the clock in another way.
+        """
+        return shifted_clock(seconds)
+
+    def traces(self, backend: Backend) -> Collection[str]:
+        """Return names of the things that the backend may leave behind in its store. Look for them past the backend.
+
+        These are the tables, collections or files in the place where the store and its scratches are, and each transaction
+        that a connection of the backend has open. No record belongs to them.
+        """
+        _matrix.end(
+            f"not shown: {type(self).__name__} has no traces(backend) that names the tables or files and the open transactions"
+        )
+
+    def protected(self, password: str, **options: Any) -> Backend:
+        """Open a handle that is configured with this password in each way that the backend knows, and with a user.
+
+        The server need not accept the password, and need not ask for it.
+        """
+        self._not_shown("protected(password, **options) that opens a handle with a password")
+
+    def _not_shown(self, hook: str) -> NoReturn:
+        if self.has_server is False:
+            _matrix.end("not declared: a server (has_server = False)")
+        _matrix.end(f"not shown: {type(self).__name__} has neither has_server = False nor {hook}")
+
     @pytest.fixture(autouse=True)
-    def _known_failures(self, request: pytest.FixtureRequest) -> None:
+    def _in_time(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        before = connections()
+        with limited(self.time_limit, request.node):
+            yield
+            # The handles are closed.
+            if left := left_open(before):
+                request.node.user_properties.append((_matrix.LEFT_PROPERTY, left))
+
+    @pytest.fixture(autouse=True)
+    def _known_failures(self, request: pytest.FixtureRequest, _in_time: None) -> None:
         test = request.node.originalname
         part = kit_tests(type(self)).get(test)
         if part is None:
@@ -158,6 +229,13 @@ class Kit:
     @pytest.fixture
     def backend(self, open_backend: Handles) -> Backend:
         return open_backend()
+
+    @pytest.fixture
+    def wire(self) -> Iterator[Wire]:
+        """A proxy in front of servers."""
+        wire = Wire()
+        yield wire
+        wire.close()
 
     @pytest.fixture
     def conditional(self, backend: Backend) -> None:

@@ -16,15 +16,20 @@ import attrs
 import pytest
 
 from pitstop_conformance._core import SUITE_VERSION
+from pitstop_conformance._limit import readable
 
 
-__all__ = ["MATRIX_PLUGIN", "PART_PROPERTY", "Matrix", "Row", "end", "take_part"]
+__all__ = ["LEFT_PROPERTY", "MATRIX_PLUGIN", "PART_PROPERTY", "Matrix", "Row", "end", "take_part"]
 
 #: In ``user_properties`` of a report: the part of the suite that the test belongs to. pytest-xdist carries these properties
 #: from the process that runs a test to the process that reports.
 PART_PROPERTY = "pitstop-conformance"
 #: The name of the plugin that makes the table. The first test of the suite registers it in its own process.
 MATRIX_PLUGIN = "pitstop-matrix"
+#: Likewise in ``user_properties``: the connections that a test left open.
+LEFT_PROPERTY = "pitstop-conformance-left-open"
+#: Tests that a line of the summary names.
+_NAMED = 5
 #: Likewise in ``user_properties``: the test was skipped, or expected to fail, by code that is not the suite's.
 _FOREIGN = "pitstop-conformance-skipped"
 #: On a test that ``known_failures`` lists.
@@ -68,11 +73,15 @@ class Matrix:
 
     def __init__(self) -> None:
         self.cells: dict[Row, dict[str, str]] = defaultdict(dict)
+        #: By class of tests and then by test: how many connections it left open.
+        self.left_open: dict[str, dict[str, int]] = defaultdict(dict)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        if call.excinfo is not None:
+            call.excinfo = readable(call.excinfo)
         report = yield
         cls: Any = getattr(item, "cls", None)
         part = cls.part_of(_test_of(item)) if hasattr(cls, "part_of") else None
@@ -91,6 +100,9 @@ class Matrix:
         if part is None:
             return
         _, cls, name = _split(report.nodeid)
+        if report.when == "teardown":
+            for left in [each for key, each in report.user_properties if key == LEFT_PROPERTY]:
+                self.left_open[cls][name] = len(left)  # type: ignore[arg-type]
         test, _, parameters = name.partition("[")
         cells = self.cells[Row(str(part), test, parameters)]
         result = _result(report)
@@ -112,7 +124,7 @@ class Matrix:
             write(f"[{number}] {reason}")
         for cls in columns:
             write(f"{cls}: {self._sum(cls)}")
-        for line in self._passing_now(columns):
+        for line in [*self._passing_now(columns), *self._leaving_open()]:
             write(line, yellow=True)
 
     def _rows(self, *, whole: bool) -> dict[str, list[dict[str, str]]]:
@@ -136,6 +148,14 @@ class Matrix:
             now = sorted(test for test, seen in results.items() if all(each.endswith(_PASSES) for each in seen))
             if now:
                 lines.append(f"{cls}: known failures that passed this time: {', '.join(now)}")
+        return lines
+
+    def _leaving_open(self) -> list[str]:
+        lines = []
+        for cls, tests in sorted(self.left_open.items()):
+            named = ", ".join(f"{number} by {test}" for test, number in list(tests.items())[:_NAMED])
+            more = f", and more by {len(tests) - _NAMED} other tests" if len(tests) > _NAMED else ""
+            lines.append(f"{cls}: connections that were open after the test that opened them: {named}{more}")
         return lines
 
 

@@ -59,7 +59,7 @@ class MemoryBackend(Backend):
     """Messages in this process. The backend is as strict and as lossy with values as the backends that write to disk."""
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 5
+    suite_version: ClassVar[int | None] = 6
     Config: ClassVar[type[BackendConfig]] = MemoryConfig
     capabilities: ClassVar[Capability] = (
         Capability.SCRATCH

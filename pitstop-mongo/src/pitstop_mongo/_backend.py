@@ -84,7 +84,7 @@ class MongoBackend(Backend):
     """Messages in a collection of a MongoDB server. The backend connects at its first use."""
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 5
+    suite_version: ClassVar[int | None] = 6
     Config: ClassVar[type[BackendConfig]] = MongoConfig
     capabilities: ClassVar[Capability] = (
         Capability.SCRATCH

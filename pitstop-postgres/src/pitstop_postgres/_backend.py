@@ -73,7 +73,7 @@ class PostgresBackend(Backend):
     """Messages in a table of a PostgreSQL database. The backend connects at its first use."""
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 5
+    suite_version: ClassVar[int | None] = 6
     Config: ClassVar[type[BackendConfig]] = PostgresConfig
     capabilities: ClassVar[Capability] = (
         Capability.DURABLE

@@ -64,7 +64,7 @@ class SqliteBackend(Backend):
     """
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 5
+    suite_version: ClassVar[int | None] = 6
     Config: ClassVar[type[BackendConfig]] = SqliteConfig
     capabilities: ClassVar[Capability] = (
         Capability.DURABLE

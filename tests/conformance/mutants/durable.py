@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
+import sqlite3
 import threading
+import uuid
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import closing, contextmanager
 from typing import ClassVar
+
+import attrs
 
 from conformance.mutants.registry import mutant, round_trip
 from pitstop.abc import Damaged, Record, Settlement, Watch
@@ -310,3 +315,100 @@ class RemovesLaterThanTold(SqliteBackend):
     def close(self) -> None:
         self._flush()
         super().close()
+
+
+@mutant("test_a_scratch_leaves_nothing_behind", "test_a_scratch_leaves_nothing_behind_when_its_block_raises")
+class ScratchStays(SqliteBackend):
+    """Closes a scratch, and forgets its file."""
+
+    @contextmanager
+    def scratch(self):
+        path = f"{self.config.path}.check_{uuid.uuid4().hex}"
+        with closing(type(self)(attrs.evolve(self.config, path=path, create=True))) as scratch:
+            yield scratch
+
+
+@mutant("test_a_read_leaves_no_transaction_open[get]", "test_a_read_leaves_no_transaction_open[tally]")
+class ReadsStayOpen(SqliteBackend):
+    """Reads in transactions that its driver begins, and ends none of them."""
+
+    def look(self):
+        self._reader = sqlite3.connect(self.config.path, isolation_level=None, check_same_thread=False)
+        self._reader.execute("BEGIN")
+        self._reader.execute("SELECT count(*) FROM pitstop_messages").fetchone()
+
+    def get(self, id):
+        self.look()
+        return super().get(id)
+
+    def tally(self):
+        self.look()
+        return super().tally()
+
+    def close(self):
+        if hasattr(self, "_reader"):
+            self._reader.close()
+        super().close()
+
+
+class _Hint(Watch):
+    """Passes the hints of another watch on."""
+
+    def __init__(self, watch: Watch, due) -> None:
+        self.pause, self._watch, self._due = watch.pause, watch, due
+
+    def poll(self):
+        told = self._watch.poll()
+        return None if told is None else self._due()
+
+    def close(self):
+        self._watch.close()
+
+
+@mutant("test_a_watch_hears_a_batch_at_its_earliest_time")
+class HintOfTheLatest(SqliteBackend):
+    """Gives the latest due of a batch as the hint. A listener sleeps on until then."""
+
+    def watch(self):
+        return _Hint(super().watch(), lambda: max(each.progress.due or 0 for each in self.scan(None, 100, None)))
+
+
+@mutant("test_a_watch_hears_a_message_that_is_released")
+class HintsForStoresAlone(SqliteBackend):
+    """Gives hints for records that are new. A message that another program releases is noticed late."""
+
+    def watch(self):
+        seen = set()
+
+        def news():
+            new = [each for each in self.scan(None, 100, None) if each.id not in seen]
+            seen.update(each.id for each in new)
+            return min((each.progress.due or 0 for each in new), default=None)
+
+        return _Hint(super().watch(), news)
+
+
+class _OwnConnection(Watch):
+    pause = 0.02
+
+    def __init__(self, path: str) -> None:
+        self._connection = sqlite3.connect(path, check_same_thread=False)
+        self._seen = self._version()
+
+    def _version(self):
+        return self._connection.execute("PRAGMA data_version").fetchone()
+
+    def poll(self):
+        seen, self._seen = self._seen, self._version()
+        return None if seen == self._seen else 0
+
+    def close(self):
+        self._connection.close()
+
+
+@mutant("test_a_watch_does_not_hear_its_own_handle")
+class HearsItself(SqliteBackend):
+    """Watches by a connection of its own, to which the writes of the handle are those of another program."""
+
+    def watch(self):
+        return _OwnConnection(self.config.path)

@@ -157,3 +157,71 @@ class ThreadPerHandle(MemoryBackend):
     def __init__(self, config=None):
         super().__init__(config)
         threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+class _RealTimes(MemoryBackend):
+    """Without a clock: has one of its own."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        if self.config.clock is None:
+            self.clock = self.real_clock()
+
+    def real_clock(self) -> SystemClock:
+        raise NotImplementedError
+
+
+@mutant("test_now_is_the_time_of_the_server[right]", "test_a_message_is_due_by_the_clock_of_the_server[right]")
+class HalfAMinuteOff(_RealTimes):
+    """Without a clock: measures the server's clock wrongly, by half a minute."""
+
+    def real_clock(self) -> SystemClock:
+        return _Shifted(ahead=30_000_000)
+
+
+class _WholeSeconds(SystemClock):
+    def __init__(self, ahead: int = 0) -> None:
+        self._ahead = ahead
+
+    def time_us(self) -> int:
+        return (super().time_us() + self._ahead) // 1_000_000 * 1_000_000
+
+
+@mutant("test_now_is_the_time_of_the_server[right]")
+class ServerTimeInWholeSeconds(_RealTimes):
+    """Without a clock: asks the server for its time in whole seconds."""
+
+    def real_clock(self) -> SystemClock:
+        return _WholeSeconds()
+
+
+@mutant("test_now_is_the_time_of_the_server[right]", "test_a_message_is_due_by_the_clock_of_the_server[right]")
+class ServerTimeRoundedUp(_RealTimes):
+    """Without a clock: rounds the server's time up to whole seconds. Messages come early."""
+
+    def real_clock(self) -> SystemClock:
+        return _WholeSeconds(ahead=999_999)
+
+
+@mutant("test_a_lease_lasts_as_long_as_it_should_by_the_clock_of_the_server[right]")
+class FenceWithoutAnEnd(MemoryBackend):
+    """Without a clock: leaves the end of the lease out of the fence, because the statement with the server's time is another one."""
+
+    def settle(self, settlements):
+        if self.config.clock is not None:
+            return super().settle(settlements)
+        clock, self.clock = self.clock, _Shifted(ahead=-86_400_000_000)
+        try:
+            return super().settle(settlements)
+        finally:
+            self.clock = clock
+
+
+@mutant("test_a_lease_lasts_as_long_as_it_should_by_the_clock_of_the_server[right]")
+class LeaseInWholeSeconds(MemoryBackend):
+    """Without a clock: takes the duration of a lease in whole seconds, rounded up."""
+
+    def lease(self, limit, duration, kinds=None):
+        if self.config.clock is None:
+            duration = -(-duration // 1000) * 1000
+        return super().lease(limit, duration, kinds)

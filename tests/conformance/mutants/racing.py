@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, ClassVar
 
 import attrs
 
 from conformance.mutants.claiming import OpenClaims
 from conformance.mutants.registry import mutant, round_trip
+from pitstop import BackendUnavailable
 from pitstop.abc import LAST_INSTANT, Record, Settlement, is_chosen
 from pitstop_memory import MemoryBackend
 
@@ -127,3 +128,48 @@ class ClaimBringsBackTheRemoved(OpenClaims, _OneAtATime):
     def put(self, records: Collection[Record]) -> None:
         with self.alone:
             super().put(records)
+
+
+class _Deadlock(Exception):
+    """The error of a driver: the server has ended a transaction that waits for another one, which waits for it."""
+
+
+class _RowLocks(MemoryBackend):
+    """Locks the rows of a batch one after the other, in the order of the batch, until its end."""
+
+    _tables: ClassVar[dict[str | None, dict[str, threading.Lock]]] = defaultdict(lambda: defaultdict(threading.Lock))
+
+    def in_rows(self, rows: Sequence[str], work: Callable[[], Any]) -> Any:
+        table, held = self._tables[self._name], list[threading.Lock]()
+        try:
+            for each in rows:
+                if not table[each].acquire(timeout=0.5):
+                    raise _Deadlock
+                held.append(table[each])
+                if len(held) % 20 == 0:
+                    round_trip()
+            return work()
+        finally:
+            for lock in held:
+                lock.release()
+
+
+@mutant("test_stores_of_the_same_ids_in_other_orders_do_not_hinder_each_other")
+class StoresInTheOrderGiven(_RowLocks):
+    """Stores a batch in the order given, and lets the error of a deadlock out."""
+
+    def put(self, records: Sequence[Record]) -> None:
+        self.in_rows([each.id for each in records], lambda: super(StoresInTheOrderGiven, self).put(records))
+
+
+@mutant("test_settlements_of_the_same_leases_in_other_orders_apply_once_each")
+class SettlesInTheOrderGiven(_RowLocks):
+    """Settles a batch in the order given, and gives up at a deadlock: some settlements are lost."""
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        apply = super().settle
+        try:
+            done: Sequence[bool] = self.in_rows([each.id for each in settlements], lambda: apply(settlements))
+        except _Deadlock:
+            raise BackendUnavailable("The server has ended the transaction. Try again.") from None
+        return done

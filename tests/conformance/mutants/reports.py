@@ -33,14 +33,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(_Wanted(Path(config.getoption("--wanted")).read_text(encoding="utf-8").split()))
-    config.pluginmanager.register(_Reports(Path(config.getoption("--reports")), config.getoption("--first")))
+    reports = Path(config.getoption("--reports"))
+    wanted = Path(config.getoption("--wanted")).read_text(encoding="utf-8").split()
+    config.pluginmanager.register(_Wanted(wanted, _begun(reports)))
+    config.pluginmanager.register(_Reports(reports, config.getoption("--first")))
+
+
+def _begun(reports: Path) -> set[tuple[str, str]]:
+    """Return the classes and names of the tests that a process before this one has begun."""
+    lines = [json.loads(each) for each in reports.read_text(encoding="utf-8").splitlines()]
+    return {(each["cls"], each["name"]) for each in lines}
 
 
 class _Wanted:
     """Collect the wanted tests alone: collecting the others would take most of the time."""
 
-    def __init__(self, wanted: list[str]) -> None:
+    def __init__(self, wanted: list[str], begun: set[tuple[str, str]]) -> None:
+        self._begun = begun
         self._whole = {each for each in wanted if "::" not in each}
         self._wanted = {*wanted, *(each.partition("::")[0] for each in wanted)}
         #: Each class, and each test without its parameters.
@@ -59,6 +68,8 @@ class _Wanted:
 
     def _wants(self, item: Any) -> bool:
         cls = item.cls.__name__
+        if (cls, item.name) in self._begun:
+            return False
         return cls in self._whole or bool(self._wanted & {f"{cls}::{item.originalname}", f"{cls}::{item.name}"})
 
 
@@ -66,6 +77,10 @@ class _Reports:
     def __init__(self, path: Path, first: bool) -> None:
         self._file = path.open("a", buffering=1, encoding="utf-8")
         self._first = first
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: Any) -> None:
+        self._file.write(json.dumps({"begun": True, "cls": item.cls.__name__, "name": item.name}) + "\n")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
@@ -99,7 +114,8 @@ def _line(item: Any, call: pytest.CallInfo[None], report: pytest.TestReport) -> 
 def _is_of_kit(error: BaseException) -> bool:
     """Whether an assertion of the suite failed, and not the mutant itself."""
     if isinstance(error, pytest.fail.Exception):
-        return not str(error).startswith("Timeout")
+        # Also at the limit of the suite.
+        return True
     trace, last = error.__traceback__, ""
     while trace is not None:
         last, trace = trace.tb_frame.f_code.co_filename, trace.tb_next

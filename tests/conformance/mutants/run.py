@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import attrs
+import pytest
 
 from conformance.mutants.catalogue import MUTANTS, RIGHT, Mutant
 from pitstop.abc import did_you_mean
@@ -28,7 +30,16 @@ from pitstop.testing import BackendConformance
 from pitstop_conformance import kit_tests
 
 
-__all__ = ["Result", "Run", "run_kit"]
+__all__ = ["DATABASE", "TIME_LIMIT", "Result", "Run", "run_kit"]
+
+#: The variable of the environment with the limit of each test, in seconds.
+TIME_LIMIT = "PITSTOP_MUTANTS_TIME_LIMIT"
+#: The variable with the address of a database of PostgreSQL, for the mutants that need one.
+DATABASE = "PITSTOP_MUTANTS_DATABASE"
+#: The most processes of a run that may end by the fault of a test.
+_MOST_ENDS = 5
+#: The characters of an output that are kept with its end.
+_LAST = 3000
 
 _TESTS = Path(__file__).parents[2]
 _KIT_ON_MUTANTS = Path(__file__).with_name("kit_on_mutants.py")
@@ -68,11 +79,13 @@ class Result:
 
 @attrs.frozen
 class Run:
-    """The results of a run. If the run was cut short, only the tests before that have one."""
+    """The results of a run. If its time was over, only the tests before that have one."""
 
     results: list[Result]
     finished: bool
     output: str
+    #: How each process of the run ended that did not end as pytest does.
+    ends: list[str] = attrs.field(factory=list)
 
     @property
     def failed(self) -> list[Result]:
@@ -97,26 +110,48 @@ def run_kit(tests: Sequence[str], *, timeout: float = _WHOLE, each: float = _ONE
         command = [
             *(sys.executable, "-m", "pytest", "-q", "--tb=short", "--noconftest", "--import-mode=importlib"),
             *("-c", os.devnull, "--rootdir", folder, "--basetemp", str(Path(folder, "tmp"))),
-            *("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestUnknownMarkWarning", f"--timeout={each}"),
+            # The suite has a limit of its own for each test.
+            *("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestUnknownMarkWarning", "-p", "no:timeout"),
             *("-p", "conformance.mutants.reports", "--reports", str(reports), "--wanted", str(wanted)),
             *(["--first"] if first else []),
             str(_KIT_ON_MUTANTS),
         ]
         where = os.pathsep.join([str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, "PYTHONPATH": where}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        try:
-            output, _ = process.communicate(timeout=timeout)
-            finished = True
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-            finished = False
-        lines = reports.read_text(encoding="utf-8").splitlines(keepends=True)
-    return Run([Result(**json.loads(each)) for each in lines if each.endswith("\n")], finished, output)
+        environment = {**os.environ, "PYTHONPATH": where, TIME_LIMIT: f"{each}"}
+        deadline = time.monotonic() + timeout
+        outputs, ends = [], list[str]()
+        finished = False
+        while not finished and len(ends) < _MOST_ENDS:
+            code, output = _run_pytest(command, folder, environment, deadline - time.monotonic())
+            outputs.append(output)
+            if code is None:
+                break
+            finished = code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+            if not finished:
+                # A mutant has ended the process, or broken pytest. The next process goes on after that test.
+                ends.append(f"exit code {code}:\n{output[-_LAST:]}")
+        lines = [
+            json.loads(each)
+            for each in reports.read_text(encoding="utf-8").splitlines(keepends=True)
+            if each.endswith("\n")
+        ]
+    return Run([Result(**each) for each in lines if "begun" not in each], finished, "\n".join(outputs), ends)
+
+
+def _run_pytest(command: list[str], folder: str, environment: dict[str, str], timeout: float) -> tuple[int | None, str]:
+    """Return the exit code, or None if the time was over, and the output."""
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=max(timeout, 0))
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        return None, output
+    return process.returncode, output
 
 
 def _run_all(name: str, timeout: float = _WHOLE, *, first: bool = False) -> tuple[Run, Run]:

@@ -120,7 +120,7 @@ class FilesystemBackend(Backend):
     #: The version of the contract that the class was written for, and of the suite that it passed. They are numbers, because
     #: the class is not proved by the versions that the next pitstop-core will have.
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 5
+    suite_version: ClassVar[int | None] = 6
     Config: ClassVar[type[BackendConfig]] = FilesystemConfig
     capabilities: ClassVar[Capability] = (
         Capability.DURABLE

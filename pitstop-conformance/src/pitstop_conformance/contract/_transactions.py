@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -28,12 +29,15 @@ from pitstop_conformance._records import (
     put_due,
     settlement,
 )
+from pitstop_conformance.contract._watch import hears, silent
 
 
 #: Begins a user's transaction on the store of the test.
 Begin = Callable[[], AbstractContextManager[object]]
 
 
+#: Milliseconds of a lease that ends during the test.
+_SHORT = 400
 _NO_SETTLE = "The writes of within() have no settle() and is_open(), so core refuses ack(session=)."
 
 
@@ -350,6 +354,65 @@ class Transactions(Kit):
             assert (summary.acked, summary.nacked, summary.lost) == (3, 1, 0)
             assert sorted(seen) == [("aborts", 1), ("aborts", 2), ("commits", 1), ("series", 1)]
             assert [(each.id, each.scheduled_for) for each in pit.entries()] == [("series", at(START + 3_600_000))]
+
+    @pytest.mark.parametrize("count", [1, 3], ids=["one", "several"])
+    def test_a_lease_that_ends_while_a_settlement_waits_is_over(
+        self, backend: Backend, begin: Begin, open_backend: Handles, count: int
+    ) -> None:
+        """A user's transaction holds the record meanwhile. The time that counts is read after the wait."""
+        store = open_backend.peer(clock=None)
+        now = store.now() // 1000
+        store.put([make_record(f"{n}", now - 1) for n in range(count)])
+        leased = [each for each in store.lease(count, _SHORT) if isinstance(each, Record)]
+        assert len(leased) == count
+        answers: list[Any] = []
+
+        def settle() -> None:
+            try:
+                answers.append(list(store.settle([complete(each) for each in leased])))
+            except pitstop.BackendUnavailable as error:
+                answers.append(error)
+
+        thread = threading.Thread(target=settle, daemon=True)
+
+        def hold(session: object) -> None:
+            backend.within(session).put([make_record(leased[0].id, now + MINUTE)])
+            thread.start()
+            pause = threading.Event()
+            while store_time() <= now + 2 * _SHORT:
+                pause.wait(0.02)
+
+        # Read before, because a read may wait for the transaction, too.
+        offset = store.now() / 1000 - time.monotonic() * 1000
+
+        def store_time() -> float:
+            return time.monotonic() * 1000 + offset
+
+        _abort(begin, hold)
+        thread.join(60)
+
+        (answer,) = answers
+        if not isinstance(answer, pitstop.BackendUnavailable):
+            assert not answer[0], "the lease was over when the settlement could be done"
+        assert isinstance(store.get(leased[0].id), Record), "the record comes again"
+
+    def test_a_watch_hears_what_a_transaction_commits(
+        self, backend: Backend, begin: Begin, open_backend: Handles
+    ) -> None:
+        needs(backend, Capability.WATCH)
+        put_due(backend, "first")
+        watch = open_backend.peer().watch()
+        assert watch is not None
+        try:
+            silent(watch)
+            with begin() as session:
+                backend.within(session).put([make_record("b", START + 9), make_record("a", START + 3)])
+                # A listener that a hint wakes before the commit finds nothing.
+                silent(watch)
+
+            assert hears(watch, START + 3)
+        finally:
+            watch.close()
 
     def test_what_is_put_for_later_is_leased_at_its_time(
         self, backend: Backend, begin: Begin, clock: ManualClock

@@ -35,6 +35,8 @@ _VERSIONS = 400 if LARGE else 40
 _EDITS = 10_000 if LARGE else 100
 #: Milliseconds of the leases that end while a process settles. They are short, because the test waits for their end.
 _SHORT = 12
+#: The writes of a parent and of its child that share a handle.
+_STEPS = 100
 
 
 class ProcessRaces(Forking):
@@ -278,6 +280,36 @@ class ProcessRaces(Forking):
         stored = ids(shared.scan(None, 10, None))
         assert [each for each in stored if each != "child"] == ["after", "before"]
         assert told == "unavailable" or "child" in stored
+
+    def test_a_parent_and_its_child_use_a_handle_at_the_same_time(self, shared: Backend, processes: Processes) -> None:
+        """A connection that both use mixes their replies up. The parent goes on working, and the child works or is refused."""
+        shared.put([make_record("parent")])
+
+        def use(backend: Backend, say: Say) -> str:
+            with warnings.catch_warnings():
+                # A driver may warn of this.
+                warnings.simplefilter("ignore")
+                say("begun")
+                try:
+                    for n in range(_STEPS):
+                        shared.put([make_record("child", START + n)])
+                        stored = shared.get("child")
+                        assert isinstance(stored, Record)
+                        assert (stored.id, stored.progress.due) == ("child", START + n), "the child reads its own reply"
+                except pitstop.BackendUnavailable:
+                    return "unavailable"
+                return "stored"
+
+        child = processes.start(use)
+        child.hear(1)
+        for n in range(_STEPS):
+            shared.put([make_record("parent", START + n)])
+            stored = shared.get("parent")
+            assert isinstance(stored, Record)
+            assert (stored.id, stored.progress.due) == ("parent", START + n), "the parent reads its own reply"
+
+        assert child.result() in ("stored", "unavailable")
+        assert shared.get("parent") is not None
 
     @pytest.mark.parametrize("part", [0.25, 0.5, 0.75])
     def test_a_child_does_not_wait_for_a_thread_that_was_inside_at_the_fork(

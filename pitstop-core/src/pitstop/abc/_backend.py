@@ -34,7 +34,7 @@ _UNBOUNDED = nullcontext(_PATIENCE)
 API_VERSION = 1
 #: The version of the suite that proves a backend, :class:`pitstop.testing.BackendConformance`. It grows whenever a backend
 #: that passed before may no longer pass.
-SUITE_VERSION = 5
+SUITE_VERSION = 6
 
 
 class Capability(Flag):
@@ -78,7 +78,7 @@ class Backend(Many, ABC):
     #: The version of the contract that the class was written for. State it in the class: ``api_version = 1``.
     api_version: ClassVar[int]
     #: The version of the suite, :data:`SUITE_VERSION`, that this release of the backend passed; None: not stated.
-    #: The author states it, and ``pitstop backends`` shows it. Write the number, as in ``suite_version = 5``, and raise it
+    #: The author states it, and ``pitstop backends`` shows it. Write the number, as in ``suite_version = 6``, and raise it
     #: when the backend has passed the newer suite.
     suite_version: ClassVar[int | None] = None
     #: The attrs class of the configuration. It validates itself.
@@ -99,7 +99,11 @@ class Backend(Many, ABC):
 
     @abstractmethod
     def now(self) -> int:
-        """Return microseconds since the epoch, by the clock that decides what is due: the server's where there is one."""
+        """Return microseconds since the epoch, by the clock that decides what is due: the server's where there is one.
+
+        :meth:`lease`, :meth:`settle` and the states of :meth:`scan` go by the same clock. Where the server's time is measured
+        instead of asked for, the answer may be wrong by the error of the measurement, and not by whole seconds.
+        """
 
     @abstractmethod
     def put(self, records: Sequence[Record]) -> None:
@@ -152,7 +156,8 @@ class Backend(Many, ABC):
 
         Each is written as :meth:`Progress.leased` returns it for this ``limit``, with one new random token for the whole claim.
         The records are returned as they are after the claim. No two claims get the same record while a lease runs. If more than
-        ``limit`` records are due, fewer than ``limit`` may be returned, but not none.
+        ``limit`` records are due, fewer than ``limit`` may be returned, but not none. A claim that finds all rows that it looks at
+        locked by other claims looks further. It may return none if all due records are locked: the others then get them.
 
         An unreadable record is leased like any other and returned as :class:`Damaged`; core sets it aside. If a record cannot
         even be leased, the backend goes on with the others. It sets that record aside by itself and returns it as ``Damaged``
@@ -168,7 +173,9 @@ class Backend(Many, ABC):
 
     @abstractmethod
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
-        """Apply fenced writes for distinct ids. Return for each whether it was applied, or None if that cannot be known.
+        """Apply fenced writes for distinct pairs of id and token. Return for each whether it was applied, or None if that cannot be known.
+
+        An id may come twice, with different tokens: at most one of them applies, because the record carries one token.
 
         A settlement applies if the record carries its token, and ``due`` is still to come (the lease runs) or None (dead).
         Else nothing is changed: the record is not created, not updated, not deleted. Each settlement is atomic; the batch
@@ -181,7 +188,8 @@ class Backend(Many, ABC):
         False then, because its lease is over in either case.
 
         :raises pitstop.OutcomeUnknown: if the reply was lost and the store cannot be asked. Any of the batch may have been
-            applied.
+            applied. Core then reads the records, or settles again. False in its place would report a lease as lost that was
+            settled.
         """
 
     @abstractmethod

@@ -38,7 +38,7 @@ class TransactionWrites(Writes, Protocol):
     """
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
-        """Apply fenced writes for distinct ids, as :meth:`pitstop.abc.Backend.settle` does. They count once the transaction commits.
+        """Apply fenced writes for distinct pairs of id and token, as :meth:`pitstop.abc.Backend.settle` does. They count once the transaction commits.
 
         The fence compares the record as it is now, not as an old view of the transaction shows it. If the two differ, the driver's
         error of a conflict is raised, by which the transaction is tried again.
