@@ -1,4 +1,4 @@
-"""Consumers say in the store that they run: who sees them, for how long, and what it costs the others."""
+"""Consumers say in the store that they run: the readers, the end of a note, and the cost for others."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _LONGEST, _LONGEST_NAME, _MOST_IDS = 16_000, 200, 100
 
 @attrs.frozen
 class Listens:
-    """What one listener says of itself."""
+    """The words of one listener about itself."""
 
     #: The kinds that it takes; None: all of them.
     kinds: Collection[str] | None

@@ -31,6 +31,8 @@ _log = logging.getLogger("pitstop.listener")
 
 #: Seconds after the first listener was opened. Programs that only have a look say nothing.
 _FIRST = 1.0
+#: Seconds for which a write may take. It is tried again at the next time.
+_PATIENCE = 1.0
 #: For how many ``announce`` times a note lasts.
 _LASTS = 2.5
 
@@ -46,7 +48,7 @@ class Presence:
     ) -> None:
         """Return a presence that says nothing.
 
-        :param told: what the open listeners say of themselves; empty: none is open. Called by the thread.
+        :param told: the words of the open listeners; empty: none is open. Called by the thread.
         :param handling: the ids of the messages that handlers have. Called by the thread.
         """
         self._backend = backend
@@ -126,7 +128,8 @@ class Presence:
 
     def _write(self, told: Sequence[Listens], clock: SystemClock) -> None:
         try:
-            with self._backend.bounded():
+            # Not for long: on SQLite the calls of other threads wait for this one.
+            with self._backend.bounded(_PATIENCE):
                 text, now = self._text(told, clock)
                 key = self._key or f"{LISTENS}{os.urandom(8).hex()}"
                 self._backend.note(key, text, now + int(self._each / timedelta(milliseconds=1) * _LASTS))
