@@ -67,6 +67,7 @@ class Notes(Kit):
 
     def test_another_handle_sees_a_note_at_once(self, noted: Backend, open_backend: Handles) -> None:
         other = open_backend.peer()
+        assert dict(noted.notes()) == dict(other.notes()) == {}
         noted.note("a", "one", LAST_INSTANT)
         assert dict(other.notes()) == {"a": "one"}
         other.note("b", "two", LAST_INSTANT)
