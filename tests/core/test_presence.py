@@ -225,6 +225,18 @@ class TestExplain:
         assert pit.explain("a").why.endswith(why)
         assert pit.explain("b").why.endswith("No consumer was seen lately. Start one, or look whether it runs.")
 
+    def test_a_user_who_may_not_read_the_notes_gets_all_else(self, pit, store, monkeypatch):
+        def refuse():
+            raise BackendUnavailable("This user may not read them.", permanent=True)
+
+        pit.store({"id": "a"}, NOW)
+        monkeypatch.setattr(store, "notes", refuse)
+        found = pit.explain("a")
+        assert found.consumers is None
+        assert found.why.endswith("Is one running, and is it keeping up?")
+        with pytest.raises(BackendUnavailable, match="may not read"):
+            pit.seen_consumers()
+
     def test_one_that_takes_another_kind_does_not_count(self, pit, store):
         pit.store({"id": "a"}, NOW, kind="mail")
         with pit.listen(kinds=["bulk"]):

@@ -13,7 +13,7 @@ from pitstop._decisions._explain import explain
 from pitstop._decisions._search import query_of
 from pitstop._engine._calls import entrance
 from pitstop._engine._session import Session
-from pitstop._errors import PitstopError
+from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._values._arguments import MOST_RECORDS, place_after, whole_number
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._explanation import Explanation
@@ -108,7 +108,7 @@ class Finding:
             from_instant(now_us // 1000),
             {kind: None if end is None else from_instant(end) for kind, end in kinds.items()},
             timedelta(microseconds=(before + after) // 2 - now_us),
-            session.presence.seen() if _consumers_are_known(backend) else None,
+            _seen(session),
         )
 
     @entrance
@@ -152,6 +152,14 @@ class Finding:
         if by is None:
             return summarize(backend.tally())
         return {kind: summarize(tally) for kind, tally in sorted(backend.tally_by_kind().items())}
+
+
+def _seen(session: Session) -> list[SeenConsumer] | None:
+    """Return the consumers of a store; None if it cannot tell, or not to this user: all else is worth an answer."""
+    try:
+        return session.presence.seen() if _consumers_are_known(session.backend) else None
+    except BackendUnavailable:
+        return None
 
 
 def _consumers_are_known(backend: Backend) -> bool:
