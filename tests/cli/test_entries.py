@@ -10,6 +10,10 @@ import pytest
 
 import pitstop
 
+from pitstop._decisions._announce import Listens, announcement
+from pitstop._pitstop import session_of
+from pitstop.abc import LAST_INSTANT, AllBut
+
 
 NOW = timedelta(0)
 
@@ -360,7 +364,9 @@ def test_a_change_needs_its_arguments(invoke, command):
 def test_explain_says_why_a_message_has_not_come(invoke, pit, lines):
     pit.store({"id": "a", "body": "private"}, timedelta(0), every="1h", kind="mail")
     shown = invoke("explain", "a").stdout
-    assert "no listener has taken it. Is one running that takes the kind 'mail'" in " ".join(shown.split())
+    assert "no listener has taken it. No consumer that takes the kind 'mail' was seen lately." in " ".join(
+        shown.split()
+    )
     assert len([line for line in shown.splitlines() if line.rstrip().endswith("UTC")]) == 5, shown
     assert "private" not in shown
     pit.pause(kind="mail")
@@ -372,3 +378,28 @@ def test_explain_says_why_a_message_has_not_come(invoke, pit, lines):
     unknown = invoke("explain", "none")
     assert (unknown.exit_code, unknown.stdout) == (1, "")
     assert "There is no message 'none'" in unknown.stderr
+
+
+def test_consumers_lists_the_processes_that_have_said_so(invoke, pit, lines):
+    assert invoke("consumers").stderr == "No consumer was seen lately.\n"
+    assert invoke("consumers", "--json").stdout == ""
+    listens = [Listens({"mail", ""}, 0, True), Listens(AllBut({"mail"}), 2, False), Listens(None, 0, True)]
+    who = {
+        "host": "host",
+        "pid": 7,
+        "name": "worker",
+        "since": 0,
+        "now": int(pit.now().timestamp() * 1000),
+        "skew": -90,
+    }
+    session_of(pit).backend.note("consumer:1", announcement(listens, ["a", "b"], **who), LAST_INSTANT)
+    shown = " ".join(invoke("consumers").stdout.split())
+    assert "worker host 7 '', mail; all but mail; all 2 2 1970-01-01" in shown
+    assert "-90ms the store did not answer it" in shown
+    (found,) = lines(invoke("consumers", "--json").stdout)
+    assert (found["pid"], found["kinds"]) == (7, [["", "mail"], {"all_but": ["mail"]}, None])
+    assert (found["in_handlers"], found["handling"], found["healthy"]) == (2, ["a", "b"], False)
+    pit.store({"id": "a"}, timedelta(0), kind="mail")
+    (why,) = lines(invoke("explain", "a", "--json").stdout)
+    assert why["consumers"] == [found]
+    assert "worker on host, pid 7, 2 in handlers" in " ".join(invoke("explain", "a").stdout.split())

@@ -73,6 +73,7 @@ from pitstop_conformance.contract._handle import Handle
 from pitstop_conformance.contract._kinds import Kinds
 from pitstop_conformance.contract._lease import Lease
 from pitstop_conformance.contract._many import ManyRecords
+from pitstop_conformance.contract._notes import Notes
 from pitstop_conformance.contract._paused import Paused
 from pitstop_conformance.contract._pauses import Pauses
 from pitstop_conformance.contract._policies import KeptPolicies
@@ -126,6 +127,7 @@ class BackendContract(
     DamagedAmongOthers,
     Handle,
     Pauses,
+    Notes,
     Paused,
     Kinds,
     KeptPolicies,

@@ -39,6 +39,7 @@ from pitstop._recurrence._times import Times
 from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._explanation import Explanation
+from pitstop._values._seen import SeenConsumer
 from pitstop._values._stored import Stored
 from pitstop._values._summary import Summary
 
@@ -77,6 +78,7 @@ __all__ = [
     "RRule",
     "Recurrence",
     "ScheduleError",
+    "SeenConsumer",
     "State",
     "Stats",
     "Stored",

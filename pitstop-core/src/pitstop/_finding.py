@@ -13,7 +13,7 @@ from pitstop._decisions._explain import explain
 from pitstop._decisions._search import query_of
 from pitstop._engine._calls import entrance
 from pitstop._engine._session import Session
-from pitstop._errors import PitstopError
+from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._values._arguments import MOST_RECORDS, place_after, whole_number
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._explanation import Explanation
@@ -21,8 +21,10 @@ from pitstop._values._id import valid_id
 from pitstop._values._instant import from_instant
 from pitstop._values._quoting import quoted
 from pitstop._values._schedule import Moment
+from pitstop._values._seen import SeenConsumer
 from pitstop.abc import Backend, Capability, Query
 from pitstop.abc._backend import lacks_kinds
+from pitstop.abc._lacks import lacks_notes
 
 
 __all__ = ["Finding", "check_query"]
@@ -106,7 +108,22 @@ class Finding:
             from_instant(now_us // 1000),
             {kind: None if end is None else from_instant(end) for kind, end in kinds.items()},
             timedelta(microseconds=(before + after) // 2 - now_us),
+            _seen(session),
         )
+
+    @entrance
+    def seen_consumers(self) -> list[SeenConsumer]:
+        """Return the processes that have an open listener on this store, in the order of their begin.
+
+        This process is shown as it is now; :attr:`consumers` shows more of it. Others were seen lately: each says once per
+        ``announce`` time (a minute unless configured) that it consumes.
+
+        :raises Unsupported: if the store has several processes, and keeps no notes.
+        """
+        backend = self._session.backend
+        if not _consumers_are_known(backend):
+            raise lacks_notes(backend, backend.location)
+        return self._session.presence.seen()
 
     @overload
     def stats(self) -> Stats: ...
@@ -135,6 +152,19 @@ class Finding:
         if by is None:
             return summarize(backend.tally())
         return {kind: summarize(tally) for kind, tally in sorted(backend.tally_by_kind().items())}
+
+
+def _seen(session: Session) -> list[SeenConsumer] | None:
+    """Return the consumers of a store; None if it cannot tell, or not to this user: all else is worth an answer."""
+    try:
+        return session.presence.seen() if _consumers_are_known(session.backend) else None
+    except BackendUnavailable:
+        return None
+
+
+def _consumers_are_known(backend: Backend) -> bool:
+    capabilities = backend.capabilities
+    return Capability.NOTES in capabilities or Capability.MULTI_PROCESS not in capabilities
 
 
 def check_query(query: Query, backend: Backend) -> None:

@@ -43,6 +43,8 @@ class _Room:
         self.shelf = Shelf()
         #: The paused kinds with the ends of their pauses.
         self.pauses: dict[str, int | None] = {}
+        #: The notes with their ends.
+        self.notes: dict[str, tuple[str, int]] = {}
         self.turn = Turn()
 
     @property
@@ -69,6 +71,7 @@ class MemoryBackend(Backend):
         | Capability.FIND
         | Capability.BULK
         | Capability.PAUSES
+        | Capability.NOTES
     )
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
@@ -211,6 +214,21 @@ class MemoryBackend(Backend):
         with turn.lock, turn.call():
             return self._lasting()
 
+    def note(self, key: str, text: str, until: int) -> None:
+        room = self._room
+        with room.turn.lock, room.turn.call():
+            room.notes = self._lasting_notes() | {key: (text, until)}
+
+    def forget_note(self, key: str) -> None:
+        room = self._room
+        with room.turn.lock, room.turn.call():
+            room.notes = {each: note for each, note in self._lasting_notes().items() if each != key}
+
+    def notes(self) -> Mapping[str, str]:
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            return {key: text for key, (text, _) in self._lasting_notes().items()}
+
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
         # A handle without a name has a room of its own, which goes away with the handle.
@@ -277,6 +295,10 @@ class MemoryBackend(Backend):
     def _lasting(self) -> dict[str, int | None]:
         now = self._now_ms()
         return {kind: end for kind, end in self._room.pauses.items() if end is None or end > now}
+
+    def _lasting_notes(self) -> dict[str, tuple[str, int]]:
+        now = self._now_ms()
+        return {key: note for key, note in self._room.notes.items() if note[1] > now}
 
     def _now_ms(self) -> int:
         return self.clock.time_us() // 1000

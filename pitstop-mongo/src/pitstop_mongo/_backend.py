@@ -33,6 +33,7 @@ from pitstop.abc import (
 from pitstop_mongo._adopt.adopter import Adopter
 from pitstop_mongo._client.config import MongoConfig
 from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.notes import Notes
 from pitstop_mongo._client.pauses import Pauses
 from pitstop_mongo._client.scratch import is_scratch, scratch_collection, scratch_name
 from pitstop_mongo._messages.batches import Batches
@@ -92,6 +93,7 @@ class MongoBackend(Backend):
         | Capability.KINDS
         | Capability.POLICIES
         | Capability.PAUSES
+        | Capability.NOTES
         | _OF_A_SERVER
     )
 
@@ -116,6 +118,7 @@ class MongoBackend(Backend):
         self._settler = Settler(self._connection, self._unleasable)
         self._storer = Storer(self._connection)
         self._pauses = Pauses(self._connection)
+        self._notes = Notes(self._connection)
         self._viewer = Viewer(self._connection, self._unleasable)
         self._finder = Finder(self._connection, self._viewer)
         self._batches = Batches(self._connection)
@@ -246,6 +249,18 @@ class MongoBackend(Backend):
         # As of a claim: a listener asks again by itself.
         with self._connection.bounded():
             return self._pauses.kinds()
+
+    @_one_call
+    def note(self, key: str, text: str, until: int) -> None:
+        self._notes.write(key, text, until)
+
+    @_one_call
+    def forget_note(self, key: str) -> None:
+        self._notes.forget(key)
+
+    @_one_call
+    def notes(self) -> Mapping[str, str]:
+        return self._notes.all()
 
     @_one_call
     def watch(self) -> Watch | None:

@@ -35,6 +35,7 @@ from pitstop_postgres._config import PostgresConfig
 from pitstop_postgres._database import Database, Run
 from pitstop_postgres._finding import find
 from pitstop_postgres._hints import Hints
+from pitstop_postgres._notes import Notes
 from pitstop_postgres._pauses import Pauses
 from pitstop_postgres._refusals import Refusals
 from pitstop_postgres._rows import NAMES, Row, read_row
@@ -87,6 +88,7 @@ class PostgresBackend(Backend):
         | Capability.FIND
         | Capability.BULK
         | Capability.PAUSES
+        | Capability.NOTES
     )
 
     def __init__(self, config: PostgresConfig | None = None, *, _muted: bool = False) -> None:
@@ -101,6 +103,7 @@ class PostgresBackend(Backend):
         self._claimer = Claimer(self._database, self._statements, self._refusals)
         self._settler = Settler(self._database, self._statements, self._hints, self._refusals)
         self._pauses = Pauses(self._database, self._statements, self._hints)
+        self._notes = Notes(self._database, self._statements, self._hints)
         self._warned = False
         # Only sessions that were checked: they are of this store.
         self._known: WeakSet[Any] = WeakSet()
@@ -186,6 +189,18 @@ class PostgresBackend(Backend):
     @_one_call
     def paused_kinds(self) -> Mapping[str, int | None]:
         return self._pauses.kinds()
+
+    @_one_call
+    def note(self, key: str, text: str, until: int) -> None:
+        self._notes.write(key, text, until)
+
+    @_one_call
+    def forget_note(self, key: str) -> None:
+        self._notes.forget(key)
+
+    @_one_call
+    def notes(self) -> Mapping[str, str]:
+        return self._notes.all()
 
     @_one_call
     def ping(self) -> None:

@@ -33,6 +33,7 @@ from pitstop_sqlite._concerns import concerns_of
 from pitstop_sqlite._config import SqliteConfig
 from pitstop_sqlite._database import Database
 from pitstop_sqlite._finding import find, find_places, tally_by_kind
+from pitstop_sqlite._notes import forget, read_notes, write_note
 from pitstop_sqlite._pauses import change_pauses, read_pauses
 from pitstop_sqlite._rows import (
     LAST_INSTANT,
@@ -78,6 +79,7 @@ class SqliteBackend(Backend):
         | Capability.FIND
         | Capability.BULK
         | Capability.PAUSES
+        | Capability.NOTES
     )
 
     def __init__(self, config: SqliteConfig | None = None) -> None:
@@ -296,6 +298,22 @@ class SqliteBackend(Backend):
             changed = change_pauses(connection, self._now_ms, change)
             self._database.verify()
         return changed
+
+    def note(self, key: str, text: str, until: int) -> None:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            write_note(connection, key, text, until, self._now_ms())
+            connection.execute("COMMIT")
+            self._database.verify()
+
+    def forget_note(self, key: str) -> None:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            forget(connection, key)
+            self._database.verify()
+
+    def notes(self) -> Mapping[str, str]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            return read_notes(connection, self._now_ms())
 
     def ping(self) -> None:
         with self._turn.lock, self._turn.call(), self._database as connection:

@@ -13,6 +13,7 @@ from pitstop._pitstop import Pitstop
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._explanation import Explanation
 from pitstop._values._schedule import Moment
+from pitstop._values._seen import SeenConsumer
 
 
 __all__ = ["AsyncFinding"]
@@ -62,6 +63,13 @@ class AsyncFinding(ABC):
         :raises MessageError: when ``id`` cannot be an id.
         """
         return await self._do(Pitstop.explain, id)
+
+    async def seen_consumers(self) -> list[SeenConsumer]:
+        """Return the consumers that were seen lately, in all processes: see :meth:`pitstop.Pitstop.seen_consumers`.
+
+        :raises Unsupported: when the store keeps no notes.
+        """
+        return await self._do(Pitstop.seen_consumers)
 
     @overload
     async def stats(self) -> Stats: ...

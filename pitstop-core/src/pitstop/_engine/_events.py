@@ -83,6 +83,8 @@ class Events:
         self.observes_handling = bool(hooks.handling)
         #: Whether :meth:`stored` has an observer.
         self.observes_stored = bool(hooks.stored)
+        #: The handlings that last: see :class:`pitstop._engine._handling.Handling`. The thread of each adds and removes it.
+        self.running: dict[Any, None] = {}
         self._clock = clock
         self._log = log
         self._calls = calls

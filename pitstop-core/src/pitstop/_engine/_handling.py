@@ -35,6 +35,7 @@ class Handling:
         outer = _innermost.get()
         #: The handler in whose body this one runs.
         self.outer = None if outer is None or outer.ended else outer
+        events.running[self] = None
         self._entered: list[AbstractContextManager[Any]] | None = None
         if events.observes_handling:
             self._entered = events.enter(delivery)
@@ -46,6 +47,7 @@ class Handling:
         :param failure: the error that the handler raised. None: it returned.
         """
         self.ended = True
+        self.events.running.pop(self, None)
         if self.outer is not None:
             # Not by a token: the end may come in another context than the beginning, as in fixtures of async tests.
             _innermost.set(self.outer)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import timedelta
 from threading import get_ident
 
+from pitstop._decisions._announce import Listens
 from pitstop._decisions._logs import left_behind
 from pitstop._engine._aside import written_aside
 from pitstop._engine._background import Background
@@ -149,8 +150,7 @@ class Intake(Component):
         """Take a suspect, or a message out of the buffer. Messages that have waited for too long are given back."""
         if self.suspects.waiting and (suspect := self.confirmer.take()) is not None:
             return suspect
-        # As _kept() does, without one more call for each message.
-        buffer = self.buffer
+        buffer = self.buffer  # as _kept() does, without one more call for each message
         lease = buffer.pop()
         if buffer.late or (lease is None and not buffer.open):
             self._kept(lease)
@@ -226,8 +226,7 @@ class Intake(Component):
     @property
     def claims_ahead(self) -> bool:
         """Whether messages are being claimed ahead, or are about to be."""
-        # In this order, the opposite of that in which the background thread writes.
-        return self.wakeup.wanted or self.background.claiming
+        return self.wakeup.wanted or self.background.claiming  # the opposite order of the background thread's writes
 
     @property
     def unsettled(self) -> bool:
@@ -271,6 +270,9 @@ class Intake(Component):
         # One of them may be valid all the same: another thread has stored a newer version meanwhile.
         dropped = [*self.buffer.discard(versions), *self.suspects.discard(versions)]
         self.claimer.give_back(dropped, log=False)
+
+    def listens(self) -> Listens:
+        return Listens(self._kinds, self.in_hand, self.healthy)
 
     def flush(self, ids: Collection[str] | None = None) -> None:
         # A store that does not answer is no matter here: the write is tried again.

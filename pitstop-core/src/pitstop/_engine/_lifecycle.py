@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar, Protocol
 from weakref import WeakMethod, WeakSet
 
+from pitstop._decisions._announce import Listens
 from pitstop._engine._glance import wait_for_all
 from pitstop.abc import Backend, Doorbell
 
@@ -47,6 +48,10 @@ class Component:
 
         :param versions: by id: the revision that was stored, None if the message was removed.
         """
+
+    def listens(self) -> Listens | None:
+        """Return what a listener says of itself to operators. None: this is no listener."""
+        return None
 
     def flush(self, ids: Collection[str] | None = None) -> None:
         """Write pending settlements, if one of these messages is among them. None: write all."""

@@ -10,12 +10,14 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from threading import get_ident
 
+from pitstop._decisions._announce import Listens
 from pitstop._decisions._logs import StoreLog
 from pitstop._engine._calls import Inside
 from pitstop._engine._events import Events, Observers
 from pitstop._engine._handled import HandledSuspects
 from pitstop._engine._lifecycle import Component, close_at_exit, enroll
 from pitstop._engine._pauses import Pauses
+from pitstop._engine._presence import Presence
 from pitstop._errors import BackendUnavailable
 from pitstop.abc import Backend, Capability, Retry
 
@@ -53,6 +55,8 @@ class Session:
         # A dict, as an ordered set: any thread changes it in one step, so that it needs no lock for which a signal handler
         # might wait without end. Each component discards itself when nothing is left to be written or given back.
         self._components: dict[Component, None] = {}
+        #: Tells other processes that this one consumes.
+        self.presence = Presence(backend, self._listeners, self._handling)
         enroll(self)
 
     @property
@@ -107,6 +111,7 @@ class Session:
         with self.bounded():
             for component in sorted(self.components, key=lambda each: not each.closes_first):
                 component.close()
+            self.presence.withdraw()
             backend, self._backend = self._backend, None
             if backend is not None:
                 backend.close()
@@ -125,10 +130,12 @@ class Session:
         """Tell ``component`` of what happens, until :meth:`discard`."""
         close_at_exit(self._kind)
         self._components[component] = None
+        self.presence.begin()
 
     def discard(self, component: Component) -> None:
         """Tell ``component`` nothing any more. Again is harmless."""
         self._components.pop(component, None)
+        self.presence.reconsider()
 
     def written(self, due: int | None, kinds: Collection[str] | None = None, by: Component | None = None) -> None:
         """Wake components that would sleep past a message with this ``due``. None: its ``due`` is not known.
@@ -160,5 +167,13 @@ class Session:
     def after_fork(self) -> None:
         """Replace locks that threads of the parent may hold: this process is the child of a fork."""
         self.handled.after_fork()
+        self.events.running.clear()
+        self.presence.after_fork()
         for component in self.components:
             component.after_fork()
+
+    def _listeners(self) -> list[Listens]:
+        return [told for each in self.components if (told := each.listens()) is not None]
+
+    def _handling(self) -> list[str]:
+        return [each.lease.id for each in list(self.events.running)]

@@ -8,6 +8,7 @@ import attrs
 
 from pitstop._recurrence._preview import Upcoming
 from pitstop._values._entry import Entry
+from pitstop._values._seen import SeenConsumer
 
 
 __all__ = ["Explanation"]
@@ -32,6 +33,10 @@ class Explanation:
     kind_paused: bool = False
     #: When the pause of the kind ends by itself; None if a person has to end it, and if there is none.
     kind_paused_until: datetime | None = None
+    #: The consumers that were seen lately and take the kind of the message. None: the store does not keep which consumers run.
+    consumers: tuple[SeenConsumer, ...] | None = None
+    #: Those of them in which a handler has the message, as far as they have said so.
+    handled_by: tuple[SeenConsumer, ...] = ()
     #: How far the clock of this machine is ahead of that of the store; negative: behind it. It decides nothing, but times in the
     #: logs of this machine differ by it from those of the store. Exact to half of the time that one question takes.
     clock_skew: timedelta

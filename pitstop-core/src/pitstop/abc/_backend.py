@@ -19,6 +19,7 @@ from pitstop.abc._config import BackendConfig
 from pitstop.abc._lacks import lacks_pauses
 from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._many import Many
+from pitstop.abc._notes import Notes
 from pitstop.abc._record import Damaged, Progress, Record, Settlement, Tally
 from pitstop.abc._watch import Watch
 from pitstop.abc._writes import Writes
@@ -66,9 +67,11 @@ class Capability(Flag):
     #: :meth:`Backend.pause_kind`, :meth:`Backend.resume_kind` and :meth:`Backend.paused_kinds` keep the paused kinds of the
     #: store. Needs :attr:`KINDS`.
     PAUSES = auto()
+    #: :meth:`Backend.note`, :meth:`Backend.forget_note` and :meth:`Backend.notes` keep a few short texts beside the records.
+    NOTES = auto()
 
 
-class Backend(Many, ABC):
+class Backend(Many, Notes, ABC):
     """Where messages live. Thread-safe: any method may be called from any thread at any time.
 
     Methods raise :class:`pitstop.BackendUnavailable` if the store does not do what it should. The text holds no secret and

@@ -37,6 +37,8 @@ __all__ = [
 _T = TypeVar("_T")
 
 _TEXT = (str, os.PathLike, bytes)
+#: The most characters of a name for people.
+_LONGEST_NAME = 200
 
 
 def duration_field(default: timedelta | None, *, zero: bool = False) -> Any:
@@ -133,6 +135,13 @@ def _clock(_: Any, field: attrs.Attribute[Any], value: object) -> None:
         )
 
 
+def _short_name(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not (isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME and value.isprintable()):
+        raise ConfigError(
+            f"{field.name}={quoted(value)} cannot be used. Give a short text that can be printed, such as 'worker-3'."
+        )
+
+
 @attrs.frozen(kw_only=True)
 class BackendConfig:
     """The options of all backends. Subclass it with attrs for more, and set the subclass as the backend's ``Config``."""
@@ -142,6 +151,10 @@ class BackendConfig:
     #: The longest time between two polls of the store: how late a message stored by another process may be noticed.
     loop_time: timedelta = duration_field(timedelta(seconds=1))
     retry: Retry = attrs.field(factory=Retry, converter=_retry)
+    #: How often a process with a listener says in the store that it consumes, for operators: see ``pitstop consumers``. 0: never.
+    announce: timedelta = duration_field(timedelta(minutes=1), zero=True)
+    #: The name that it gives itself there. By default the name of the program.
+    consumer_name: str | None = attrs.field(default=None, validator=_short_name)
     #: Whether a missing store may be made. If False, a missing store is a :class:`pitstop.ConfigError`. A backend that connects
     #: at the first use raises :class:`pitstop.BackendUnavailable` there. A backend whose store always exists ignores the option.
     create: bool = flag_field(default=True)

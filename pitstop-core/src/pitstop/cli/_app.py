@@ -17,6 +17,7 @@ from pitstop.cli._adopt import adopt
 from pitstop.cli._backends import backends
 from pitstop.cli._changes import emit_now, release, reschedule
 from pitstop.cli._check import check
+from pitstop.cli._consumers import consumers
 from pitstop.cli._demo import demo
 from pitstop.cli._entries import list_, redrive, remove, show
 from pitstop.cli._explain import explain
@@ -95,7 +96,7 @@ _COMMANDS: tuple[click.Command, ...] = (
         pause,
         resume,
     ),
-    *(stats, ping, check, migrate, adopt, backends),
+    *(stats, consumers, ping, check, migrate, adopt, backends),
 )
 for _command in _COMMANDS:
     app.add_command(_command)

@@ -9,6 +9,7 @@ import click
 from pitstop import Explanation
 from pitstop._recurrence._preview import Upcoming
 from pitstop._values._duration import format_duration
+from pitstop.cli._consumers import consumer_documents
 from pitstop.cli._entries import unknown
 from pitstop.cli._output import needs_stdout, print_fields, print_json
 from pitstop.cli._settings import Settings, common_options
@@ -46,6 +47,7 @@ def explain(settings: Settings, id: str) -> None:
             ("attempts", str(entry.attempts)),
             ("last error", entry.last_error),
             *_occurrences(found.upcoming),
+            *_seen(found),
             ("clock skew", f"{format_duration(found.clock_skew)} (this machine's clock is ahead by it)"),
         ]
     )
@@ -53,6 +55,17 @@ def explain(settings: Settings, id: str) -> None:
 
 def _occurrences(upcoming: tuple[Upcoming, ...]) -> list[tuple[str, str | None]]:
     return [("" if index else "occurrences", str(each)) for index, each in enumerate(upcoming)]
+
+
+def _seen(found: Explanation) -> list[tuple[str, str | None]]:
+    """Return rows with the consumers that take the kind, if that is known."""
+    if found.consumers is None:
+        return []
+    shown = [
+        f"{each.name} on {each.host}, pid {each.pid}, {each.in_handlers} in handlers, seen {ago(each.seen, found.now)}"
+        for each in found.consumers
+    ]
+    return [("" if index else "consumers", each) for index, each in enumerate(shown or ["none was seen lately"])]
 
 
 def _document(found: Explanation) -> dict[str, Any]:
@@ -73,5 +86,7 @@ def _document(found: Explanation) -> dict[str, Any]:
         "occurrences": [iso(each.at) for each in found.upcoming],
         "kind_paused": found.kind_paused,
         "kind_paused_until": iso(found.kind_paused_until),
+        "consumers": None if found.consumers is None else consumer_documents(found.consumers),
+        "handled_by": consumer_documents(found.handled_by),
         "clock_skew": format_duration(found.clock_skew),
     }

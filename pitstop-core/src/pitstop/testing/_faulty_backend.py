@@ -208,6 +208,15 @@ class FaultyBackend(Backend):
     def paused_kinds(self) -> Mapping[str, int | None]:
         return self.inner.paused_kinds()
 
+    def note(self, key: str, text: str, until: int) -> None:
+        self.inner.note(key, text, until)
+
+    def forget_note(self, key: str) -> None:
+        self.inner.forget_note(key)
+
+    def notes(self) -> Mapping[str, str]:
+        return self.inner.notes()
+
     def within(self, session: object) -> Writes:
         return self.inner.within(session)
 

@@ -23,7 +23,7 @@ from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.link import Link
 
 
-__all__ = ["PAUSED_SUFFIX", "Pauses"]
+__all__ = ["PAUSED_SUFFIX", "Pauses", "beside"]
 
 _log = logging.getLogger("pitstop.mongo")
 
@@ -94,10 +94,15 @@ class Pauses:
         )
 
     def _coll(self, link: Link) -> Any:
-        coll = link.handles.coll
-        options = {}
-        if self._connection.dialect.batches:
-            # The user's client may read from secondaries.
-            concerns = {"read_concern": coll.read_concern, "write_concern": coll.write_concern}
-            options = {"codec_options": CODEC, "read_preference": coll.read_preference, **concerns}
-        return coll.database.get_collection(coll.name + PAUSED_SUFFIX, **options)
+        return beside(self._connection, link, PAUSED_SUFFIX)
+
+
+def beside(connection: Connection, link: Link, suffix: str) -> Any:
+    """Return the collection whose name is that of the messages' collection and this suffix."""
+    coll = link.handles.coll
+    options = {}
+    if connection.dialect.batches:
+        # The user's client may read from secondaries.
+        concerns = {"read_concern": coll.read_concern, "write_concern": coll.write_concern}
+        options = {"codec_options": CODEC, "read_preference": coll.read_preference, **concerns}
+    return coll.database.get_collection(coll.name + suffix, **options)
