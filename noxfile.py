@@ -243,6 +243,13 @@ def kinds(session: nox.Session) -> None:
 
 
 @nox.session
+def hooks(session: nox.Session) -> None:
+    """Measure the cost of plugins for each message."""
+    session.install("./pitstop-core", "./pitstop-memory")
+    session.run("python", "benchmarks/hooks.py", *session.posargs)
+
+
+@nox.session
 def ids(session: nox.Session) -> None:
     """Measure what ascending ids save in the indexes, beside random ones."""
     _install(session, MONGOD, *PSYCOPG)

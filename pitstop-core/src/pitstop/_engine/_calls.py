@@ -21,6 +21,8 @@ __all__ = ["Closable", "Inside", "entrance", "unbroken"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 
 class Inside(Calls):
@@ -68,6 +70,19 @@ class Inside(Calls):
         else:
             with self.holds, lock:
                 yield
+
+    def call_out(self, function: Callable[[_A, _B], object], first: _A, second: _B) -> None:
+        """Call ``function(first, second)`` inside of :meth:`callout`, in less time: each event of a plugin comes here."""
+        note = self.note
+        if not note.locked() or self.interrupting or self.holds.locked():
+            function(first, second)
+            return
+        before = note, self.called_out
+        self.note, self.called_out = Lock(), True
+        try:
+            function(first, second)
+        finally:
+            self.note, self.called_out = before
 
     def callout(self) -> Callout:
         """Return the context in which a call runs code of the user: a hook, or a method of a mapping.

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sized
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import attrs
 
@@ -20,15 +20,17 @@ from pitstop._decisions._describe import describe
 from pitstop._decisions._logs import StoreLog
 from pitstop._decisions._settle import LEFT_FOR
 from pitstop._engine._calls import Inside
-from pitstop._values._entry import Entry
 from pitstop._values._instant import from_instant
+from pitstop._values._plugin import Plugin
 from pitstop.abc import Aside, Clock, Damaged, Outcome, Record, Settlement
 
 
-__all__ = ["Events", "Observers"]
+__all__ = ["Entered", "Events", "Observers"]
 
 _log = logging.getLogger("pitstop.delivery")
 
+#: Contexts that were entered, each with the implementation that made it.
+Entered: TypeAlias = list[tuple[AbstractContextManager[Any], Callable[..., Any]]]
 #: The outcomes by which a series goes on.
 _ADVANCES = frozenset({Outcome.RESCHEDULE, Outcome.EXPIRE})
 
@@ -38,6 +40,12 @@ class Observers(Protocol):
 
     clock: Clock
 
+    @property
+    def strict(self) -> bool: ...
+    @property
+    def plugins(self) -> list[Plugin]: ...
+    @property
+    def takes_entries(self) -> bool: ...
     @property
     def stored(self) -> Sized: ...
     @property
@@ -57,9 +65,10 @@ class Observers(Protocol):
     @property
     def handling(self) -> Sized: ...
 
-    def notify(self, calls: Any, **event: Any) -> None: ...
-    def enter(self, delivery: Any) -> list[AbstractContextManager[Any]]: ...
-    def leave(self, entered: list[AbstractContextManager[Any]], error: BaseException | None) -> None: ...
+    def notify(self, calls: Any, arguments: tuple[Any, ...]) -> None: ...
+    def enter(self, delivery: Any) -> Entered: ...
+    def leave(self, entered: Entered, error: BaseException | None) -> None: ...
+    def raise_kept(self) -> None: ...
 
 
 class Events:
@@ -96,31 +105,45 @@ class Events:
 
     @property
     def observes_leased(self) -> bool:
-        """Whether :meth:`leased` has an observer."""
-        return bool(self.hooks.leased)
+        """Whether :meth:`leased` is to be called."""
+        return bool(self.hooks.leased) or self.hooks.strict
 
-    @property
-    def observes_acks(self) -> bool:
-        """Whether acks that were written have an observer."""
-        return bool(self.hooks.acked) or self.tap is not None
-
-    def stored(self, entry: Entry) -> None:
-        """Report a message that was stored."""
-        self._notify(self.hooks.stored, entry=entry)
+    def stored(self, record: Record, now: int) -> None:
+        """Report a message that was stored. ``now`` is the time of the store, in milliseconds."""
+        # An entry has a copy of the message, which costs several times as much as the rest.
+        hooks = self.hooks
+        entry = describe(record, now) if hooks.takes_entries else None
+        self._calls.call_out(hooks.notify, hooks.stored, (entry, record.id, record.kind))
 
     def leased(self, delivery: object) -> None:
-        """Report a message that is handed out."""
-        self._notify(self.hooks.leased, delivery=delivery)
+        """Report a message that is handed out.
+
+        :raises PluginFailed: see :meth:`raise_kept`.
+        """
+        hooks = self.hooks
+        if hooks.leased:
+            self._calls.call_out(hooks.notify, hooks.leased, (delivery,))
+        if hooks.strict:
+            hooks.raise_kept()
+
+    def raise_kept(self) -> None:
+        """Raise the error of an observer, if there is one and the plugins are strict. Call it where nothing is left half done.
+
+        :raises PluginFailed: if an observer has raised since the last call.
+        """
+        if self.hooks.strict:
+            self.hooks.raise_kept()
 
     def acked(self, delivery: object) -> None:
         """Report an ack that was written."""
-        if self.hooks.acked:
-            self._notify(self.hooks.acked, delivery=delivery)
+        hooks = self.hooks
+        if hooks.acked:
+            self._calls.call_out(hooks.notify, hooks.acked, (delivery,))
 
     def retried(self, delivery: object, error: str | None, due: int) -> None:
         """Report a nack that was written: the message comes back at the instant ``due``."""
         if self.hooks.retried:
-            self._notify(self.hooks.retried, delivery=delivery, error=error, due=from_instant(due))
+            self._notify(self.hooks.retried, delivery, error, from_instant(due))
 
     def lost(self, id: str, attempt: int, delivery: object, *, kind: str, ran_out: bool) -> None:
         """Report a lease that was over before its delivery was settled.
@@ -140,7 +163,7 @@ class Events:
                 *(id, of_kind, attempt, note),
             )
         if self.hooks.lease_lost:
-            self._notify(self.hooks.lease_lost, delivery=delivery)
+            self._notify(self.hooks.lease_lost, delivery)
 
     def superseded(self, id: str) -> None:
         """Report a delivery whose handler stored or removed the message itself."""
@@ -163,11 +186,11 @@ class Events:
         if progress is None:
             return
         if settlement.outcome is Outcome.BURY:
-            self._buried(settlement.id, progress.last_error)
+            self._buried(settlement.id, progress.last_error, kind)
         if isinstance(progress, Aside):
             return
         if settlement.outcome in _ADVANCES and self.hooks.advanced:
-            self._advanced(settlement.id, from_instant(progress.scheduled_for), progress.last_error)
+            self._advanced(settlement.id, from_instant(progress.scheduled_for), progress.last_error, kind)
         if progress.due is not None:
             self._wake(progress.due, None if kind is None else (kind,))
 
@@ -177,21 +200,21 @@ class Events:
         if note is not None:
             _log.warning("%r was not emitted: %s It is due again in %s s%s", id, error, LEFT_FOR // 1000, note)
 
-    def enter(self, delivery: object) -> list[AbstractContextManager[Any]]:
+    def enter(self, delivery: object) -> Entered:
         """Enter the contexts that plugins put around a handler. Give them to :meth:`leave` later."""
         return self.hooks.enter(delivery)
 
-    def leave(self, entered: list[AbstractContextManager[Any]], failure: BaseException | None) -> None:
+    def leave(self, entered: Entered, failure: BaseException | None) -> None:
         """Leave the contexts of a handler that raised ``failure``. None: it returned."""
         self.hooks.leave(entered, failure)
 
-    def _buried(self, id: str, error: str | None) -> None:
+    def _buried(self, id: str, error: str | None, kind: str | None) -> None:
         # Without the error: its text is the user's, and may hold anything.
         note = self._log.dead.passes(self._clock.monotonic())
         if note is not None:
             _log.warning("message %r is dead; its last_error says why%s", id, note)
         if self.hooks.dead:
-            self._notify(self.hooks.dead, id=id, error=error)
+            self._notify(self.hooks.dead, id, error, kind)
 
     def _expired(self, id: str, unseen: Record | Damaged | None) -> None:
         self.counters["expired"] += 1
@@ -200,11 +223,10 @@ class Events:
             # As it was before this claim: due, and without the attempt that the claim has counted.
             due = unseen.progress.scheduled_for
             before = attrs.evolve(uncounted(unseen.progress), due=due, token=None)
-            self._notify(self.hooks.expired, entry=describe(attrs.evolve(unseen, progress=before), due))
+            self._notify(self.hooks.expired, describe(attrs.evolve(unseen, progress=before), due))
 
-    def _advanced(self, id: str, scheduled_for: datetime, last_error: str | None) -> None:
-        self._notify(self.hooks.advanced, id=id, scheduled_for=scheduled_for, last_error=last_error)
+    def _advanced(self, id: str, scheduled_for: datetime, last_error: str | None, kind: str | None) -> None:
+        self._notify(self.hooks.advanced, id, scheduled_for, last_error, kind)
 
-    def _notify(self, calls: Any, **event: Any) -> None:
-        with self._calls.callout():
-            self.hooks.notify(calls, **event)
+    def _notify(self, calls: Any, *arguments: Any) -> None:
+        self._calls.call_out(self.hooks.notify, calls, arguments)

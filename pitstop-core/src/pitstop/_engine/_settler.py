@@ -184,15 +184,18 @@ class Settler:
         self._done(lease, pledge.settlement)
 
     def _report_done(self, answers: Sequence[tuple[Lease, Settlement, bool | None]]) -> None:
-        counts, observed = self.counts, self._session.events.observes_acks
+        counts, events = self.counts, self._session.events
+        tapped, observed = events.tap is not None, bool(events.hooks.acked)
         for lease, settlement, done in answers:
             if done:
-                if settlement.progress is not None or lease.purpose is not _ACK or observed:
+                if settlement.progress is not None or lease.purpose is not _ACK or tapped:
                     self._done(lease, settlement)
-                else:
-                    # As a rule, and without the calls that _done() makes.
-                    lease.done()
-                    counts.acked += 1
+                    continue
+                # As a rule, and without the calls that _done() makes.
+                delivery = lease.done()
+                counts.acked += 1
+                if observed:
+                    events.acked(delivery)
             elif done is None:
                 lease.postpone(doubtful=True)
 

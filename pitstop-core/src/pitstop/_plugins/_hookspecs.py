@@ -37,10 +37,11 @@ class HookSpecs:
         """Return the backend for a ``type`` and the rest of the configuration, or None to leave it to other plugins."""
 
     @_hookspec
-    def pitstop_message_stored(self, entry: Entry) -> None:
+    def pitstop_message_stored(self, entry: Entry, id: str, kind: str) -> None:
         """Called when a message was stored, for the first time or anew, and when it was moved in time.
 
-        With a ``session`` it may still be rolled back.
+        With a ``session`` it may still be rolled back. The entry holds a copy of the message: take ``id`` or ``kind`` alone if they
+        are enough.
         """
 
     @_hookspec
@@ -56,8 +57,8 @@ class HookSpecs:
         """Called when a delivery was nacked and comes back at ``due``."""
 
     @_hookspec
-    def pitstop_message_dead(self, id: str, error: str | None) -> None:
-        """Called when a message was set aside: it failed too often, or cannot be read."""
+    def pitstop_message_dead(self, id: str, error: str | None, kind: str | None) -> None:
+        """Called when a message was set aside: it failed too often, or cannot be read. Then its ``kind`` is None."""
 
     @_hookspec
     def pitstop_message_expired(self, entry: Entry) -> None:
@@ -72,7 +73,9 @@ class HookSpecs:
         """Called when an ack, nack or extension came too late, and changed nothing: at most once per delivery."""
 
     @_hookspec
-    def pitstop_recurrence_advanced(self, id: str, scheduled_for: datetime, last_error: str | None) -> None:
+    def pitstop_recurrence_advanced(
+        self, id: str, scheduled_for: datetime, last_error: str | None, kind: str | None
+    ) -> None:
         """Called when a series goes on to its occurrence at ``scheduled_for``; with an error, the one before was given up."""
 
     @_hookspec
