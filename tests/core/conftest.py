@@ -41,7 +41,8 @@ def told(pit):
 
     class Hooks:
         leased = stored = handling = ()
-        strict = False
+        strict = takes_lateness = False
+        settled = store_failed = ()
 
         def notify(self, name, _):
             counts[name] += 1

@@ -198,7 +198,8 @@ class TestHooks:
             class Hooks:
                 leased = stored = lease_lost = handling = ()
                 acked = "acked"
-                strict = False
+                strict = takes_lateness = False
+                settled = store_failed = ()
 
                 def notify(self, _, arguments):
                     (delivery,) = arguments

@@ -118,6 +118,8 @@ class BackendUnavailable(PitstopError):
 
     #: Whether a retry is useless until a person has changed something: a password, a role, an index.
     permanent: bool
+    #: Whether plugins have seen this error. Written by Pitstop.
+    reported: bool = False
 
     def __init__(self, text: str = "", *, permanent: bool = False) -> None:
         super().__init__(text)

@@ -48,6 +48,7 @@ class Pitstop(Listening, Finding, Pausing, ChangingMany):
 
     def __init__(self, backend: Backend, hooks: Hooks) -> None:
         super().__init__(Session(backend, hooks))
+        self._session.events.opened(self)
 
     @entrance
     def store(

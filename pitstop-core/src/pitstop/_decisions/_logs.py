@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import os
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import NamedTuple
 
+from pitstop._errors import BackendUnavailable
 from pitstop._values._counted import counted
 
 
@@ -95,6 +96,8 @@ class Outages:
     def __init__(self, what: str) -> None:
         """:param what: the subject of the lines, as in "the store"."""
         self._what = what
+        #: Called with each failure, whether it is logged or not. Set by the session.
+        self.report: Callable[[BackendUnavailable], object] = _nothing
         self._turn = _Turn()
         # The present outage, or else the last outage: its beginning, its length and its failures.
         self._since: float | None = None
@@ -143,6 +146,10 @@ class Outages:
             self._last_line, self._told = now, False
             failures = "1 failure" if self._failures == 1 else f"{self._failures} failures"
             return Line(logging.INFO, f"{self._what} answers again after {self._length:.1f} s and {failures}")
+
+
+def _nothing(_: BackendUnavailable) -> None:
+    return None
 
 
 class StoreLog:

@@ -48,7 +48,10 @@ class Backoff:
         self._failures += 1
         if self._failures == 1:
             self._since = now
-        permanent = isinstance(error, BackendUnavailable) and error.permanent
+        permanent = False
+        if isinstance(error, BackendUnavailable):
+            permanent = error.permanent
+            self._outages.report(error)
         # Any other error is a bug.
         told = isinstance(error, BackendUnavailable) and now - self._since < self._quiet
         if log and not told:

@@ -118,6 +118,12 @@ class Callout:
             self._calls.note, self._calls.called_out = self._before
 
 
+class _Failures(Protocol):
+    """The part of the events of a session that marked methods use."""
+
+    def store_failed(self, error: BackendUnavailable) -> None: ...
+
+
 class Closable(Protocol):
     """The part of a session that marked methods use."""
 
@@ -127,6 +133,10 @@ class Closable(Protocol):
     def closing(self) -> bool: ...
     @property
     def closes_here(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def events(self) -> _Failures: ...
     def close(self) -> None: ...
 
 
@@ -171,6 +181,11 @@ def _marked(method: Callable[Concatenate[_Self, _P], _T], *, entrance: bool) -> 
         try:
             with note:
                 return method(self, *args, **options)
+        except BackendUnavailable as error:
+            # A closed session is no failure of the store.
+            if not session.closed:
+                session.events.store_failed(error)
+            raise
         finally:
             if session.closing and session.closes_here:
                 session.close()

@@ -315,7 +315,7 @@ class Claimer:
             self.report_bug(leases[0].id, bug, "deferred")
 
     def _decided(self, leased: Sequence[Record | Damaged], begun: float, until: float, *, ahead: bool) -> Decided:
-        retry = self._session.retry
+        retry, measured = self._session.retry, self._session.events.hooks.takes_lateness
         result = Decided()
         for record in leased:
             if isinstance(record, Damaged) and record.due is None:
@@ -338,6 +338,9 @@ class Claimer:
                 continue
             if isinstance(decided, Emission):
                 lease = Lease(decided, until)
+                if measured:
+                    # The store claimed it when its lease began.
+                    decided.due_at = begun - (lease.due - self._duration - decided.due) / 1000
                 result.leases.append(lease)
                 if decided.policy is not None:
                     self._expire(lease, decided.policy, begun)

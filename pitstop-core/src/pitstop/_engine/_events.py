@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Sized
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
 import attrs
@@ -20,6 +20,8 @@ from pitstop._decisions._describe import describe
 from pitstop._decisions._logs import StoreLog
 from pitstop._decisions._settle import LEFT_FOR
 from pitstop._engine._calls import Inside
+from pitstop._engine._lease import Lease
+from pitstop._errors import BackendUnavailable
 from pitstop._values._instant import from_instant
 from pitstop._values._plugin import Plugin
 from pitstop.abc import Aside, Clock, Damaged, Outcome, Record, Settlement
@@ -49,7 +51,15 @@ class Observers(Protocol):
     @property
     def stored(self) -> Sized: ...
     @property
+    def takes_lateness(self) -> bool: ...
+    @property
     def leased(self) -> Sized: ...
+    @property
+    def settled(self) -> Sized: ...
+    @property
+    def opened(self) -> Sized: ...
+    @property
+    def store_failed(self) -> Sized: ...
     @property
     def acked(self) -> Sized: ...
     @property
@@ -115,14 +125,26 @@ class Events:
         entry = describe(record, now) if hooks.takes_entries else None
         self._calls.call_out(hooks.notify, hooks.stored, (entry, record.id, record.kind))
 
-    def leased(self, delivery: object) -> None:
+    def opened(self, pit: object) -> None:
+        """Report a Pitstop that was made."""
+        if self.hooks.opened:
+            self._notify(self.hooks.opened, pit)
+
+    def store_failed(self, error: BackendUnavailable) -> None:
+        """Report a failure of the store, once, however many callers see the error."""
+        if self.hooks.store_failed and not error.reported:
+            error.reported = True
+            self._notify(self.hooks.store_failed, error)
+
+    def leased(self, delivery: object, lease: Lease) -> None:
         """Report a message that is handed out.
 
         :raises PluginFailed: see :meth:`raise_kept`.
         """
         hooks = self.hooks
         if hooks.leased:
-            self._calls.call_out(hooks.notify, hooks.leased, (delivery,))
+            lateness = self._lateness(lease) if hooks.takes_lateness else None
+            self._calls.call_out(hooks.notify, hooks.leased, (delivery, lateness))
         if hooks.strict:
             hooks.raise_kept()
 
@@ -134,11 +156,17 @@ class Events:
         if self.hooks.strict:
             self.hooks.raise_kept()
 
-    def acked(self, delivery: object) -> None:
+    def acked(self, delivery: object, lease: Lease) -> None:
         """Report an ack that was written."""
         hooks = self.hooks
         if hooks.acked:
             self._calls.call_out(hooks.notify, hooks.acked, (delivery,))
+        if hooks.settled:
+            self._calls.call_out(hooks.notify, hooks.settled, (lease.id, lease.emission.leased.kind, "acked"))
+
+    def nacked(self, lease: Lease) -> None:
+        """Report a nack that was written and did not bury the message."""
+        self._settled(lease.id, lease.emission.leased.kind, "nacked")
 
     def retried(self, delivery: object, error: str | None, due: int) -> None:
         """Report a nack that was written: the message comes back at the instant ``due``."""
@@ -164,6 +192,7 @@ class Events:
             )
         if self.hooks.lease_lost:
             self._notify(self.hooks.lease_lost, delivery)
+        self._settled(id, kind, "lost")
 
     def superseded(self, id: str) -> None:
         """Report a delivery whose handler stored or removed the message itself."""
@@ -215,10 +244,12 @@ class Events:
             _log.warning("message %r is dead; its last_error says why%s", id, note)
         if self.hooks.dead:
             self._notify(self.hooks.dead, id, error, kind)
+        self._settled(id, kind or "", "dead")
 
     def _expired(self, id: str, unseen: Record | Damaged | None) -> None:
         self.counters["expired"] += 1
         _log.debug("expired: %r", id)
+        self._settled(id, unseen.kind if isinstance(unseen, Record) else "", "expired")
         if self.hooks.expired and isinstance(unseen, Record):
             # As it was before this claim: due, and without the attempt that the claim has counted.
             due = unseen.progress.scheduled_for
@@ -227,6 +258,19 @@ class Events:
 
     def _advanced(self, id: str, scheduled_for: datetime, last_error: str | None, kind: str | None) -> None:
         self._notify(self.hooks.advanced, id, scheduled_for, last_error, kind)
+
+    def _settled(self, id: str, kind: str, outcome: str) -> None:
+        if self.hooks.settled:
+            self._notify(self.hooks.settled, id, kind, outcome)
+
+    def _lateness(self, lease: Lease) -> timedelta | None:
+        emission = lease.emission
+        due_at = emission.due_at
+        # The first claim is the first attempt, which the attempt itself takes longer to say.
+        if due_at is None or (emission.leased.progress.attempts > 1 and lease.attempt != 1):
+            return None
+        # A message that was let come before its time is not late.
+        return timedelta(seconds=max(0.0, self._clock.monotonic() - due_at))
 
     def _notify(self, calls: Any, *arguments: Any) -> None:
         self._calls.call_out(self.hooks.notify, calls, arguments)

@@ -191,7 +191,7 @@ class Intake(Component):
             if heartbeat is not None:
                 heartbeat.hold(lease, delivery)
             if self._observed:
-                self._session.events.leased(delivery)
+                self._session.events.leased(delivery, lease)
             return delivery
         except BaseException:
             self.buffer.unseen.appendleft(lease)

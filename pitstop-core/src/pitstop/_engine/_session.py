@@ -38,6 +38,7 @@ class Session:
         #: Decides what is logged.
         self.log = StoreLog()
         self.events = Events(hooks, self.clock, self.log, self.calls, self.written)
+        self.log.outages.report = self.events.store_failed
         #: The suspects that handlers of all listeners have.
         self.handled = HandledSuspects()
         self.retry: Retry = backend.config.retry

@@ -185,7 +185,7 @@ class Settler:
 
     def _report_done(self, answers: Sequence[tuple[Lease, Settlement, bool | None]]) -> None:
         counts, events = self.counts, self._session.events
-        tapped, observed = events.tap is not None, bool(events.hooks.acked)
+        tapped, observed = events.tap is not None, bool(events.hooks.acked or events.hooks.settled)
         for lease, settlement, done in answers:
             if done:
                 if settlement.progress is not None or lease.purpose is not _ACK or tapped:
@@ -195,7 +195,7 @@ class Settler:
                 delivery = lease.done()
                 counts.acked += 1
                 if observed:
-                    events.acked(delivery)
+                    events.acked(delivery, lease)
             elif done is None:
                 lease.postpone(doubtful=True)
 
@@ -203,11 +203,12 @@ class Settler:
         events, delivery = self._session.events, lease.done()
         if lease.purpose is _ACK:
             self.counts.acked += 1
-            if events.hooks.acked:
-                events.acked(delivery)
+            events.acked(delivery, lease)
         else:
             if lease.purpose is Purpose.NACK:
                 self.counts.nacked += 1
+                if settlement.outcome is not Outcome.BURY:
+                    events.nacked(lease)
             if settlement.outcome is Outcome.RELEASE:
                 progress = settlement.progress
                 assert isinstance(progress, Progress)

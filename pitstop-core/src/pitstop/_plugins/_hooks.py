@@ -137,6 +137,12 @@ class Hooks:
         stored = plugins.manager.hook.pitstop_message_stored.get_hookimpls()
         self.takes_entries = any("entry" in each.argnames for each in stored)
         self.leased = freeze("pitstop_message_leased")
+        #: Whether an observer of deliveries takes their lateness.
+        leased = plugins.manager.hook.pitstop_message_leased.get_hookimpls()
+        self.takes_lateness = any("lateness" in each.argnames for each in leased)
+        self.settled = freeze("pitstop_message_settled")
+        self.opened = freeze("pitstop_opened")
+        self.store_failed = freeze("pitstop_store_failed")
         self.acked = freeze("pitstop_message_acked")
         self.retried = freeze("pitstop_message_retried")
         self.dead = freeze("pitstop_message_dead")
