@@ -151,18 +151,15 @@ class Storing:
             for record in records:
                 events.stored(record, self._now)
         # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
-        if self._at_once:
-            self._wake(records)
-        events.raise_kept()
-
-    def _wake(self, records: Sequence[Record]) -> None:
-        if len(records) == 1:
+        if self._at_once and len(records) == 1:
             # As a rule. Every store comes here.
             (record,) = records
             self._session.written(record.progress.due or 0, (record.kind,))
-        else:
+        elif self._at_once:
             due = min([record.progress.due or 0 for record in records])
             self._session.written(due, {record.kind for record in records})
+        if events.hooks.strict:
+            events.raise_kept()
 
 
 def check_conditional(session: Session) -> None:

@@ -125,6 +125,11 @@ class Events:
         entry = describe(record, now) if hooks.takes_entries else None
         self._calls.call_out(hooks.notify, hooks.stored, (entry, record.id, record.kind))
 
+    @property
+    def observes_acks(self) -> bool:
+        """Whether :meth:`acked` has an observer."""
+        return bool(self.hooks.acked or self.hooks.settled)
+
     def opened(self, pit: object) -> None:
         """Report a Pitstop that was made."""
         if self.hooks.opened:

@@ -185,7 +185,7 @@ class Settler:
 
     def _report_done(self, answers: Sequence[tuple[Lease, Settlement, bool | None]]) -> None:
         counts, events = self.counts, self._session.events
-        tapped, observed = events.tap is not None, bool(events.hooks.acked or events.hooks.settled)
+        tapped, observed = events.tap is not None, events.observes_acks
         for lease, settlement, done in answers:
             if done:
                 if settlement.progress is not None or lease.purpose is not _ACK or tapped:
@@ -203,7 +203,9 @@ class Settler:
         events, delivery = self._session.events, lease.done()
         if lease.purpose is _ACK:
             self.counts.acked += 1
-            events.acked(delivery, lease)
+            hooks = events.hooks
+            if hooks.acked or hooks.settled:
+                events.acked(delivery, lease)
         else:
             if lease.purpose is Purpose.NACK:
                 self.counts.nacked += 1
