@@ -47,6 +47,7 @@ TESTING = (
     "sqlalchemy[asyncio]>=2.0",
     "django>=5.2",
     *METRICS,
+    "structlog>=24.1",
     *PSYCOPG,
     MONGOD,
 )

@@ -186,14 +186,16 @@ class Events:
         """
         self.counters["lease_lost"] += 1
         note = self._log.ran_out.passes(self._clock.monotonic()) if ran_out else None
+        extra = self._log.fields("lease_lost", id, kind=kind, attempt=attempt)
         if note is None:
-            _log.debug("lease lost: %r attempt %d", id, attempt)
+            _log.debug("lease lost: %r attempt %d", id, attempt, extra=extra)
         else:
             of_kind = f" of kind {kind!r}" if kind else ""
             _log.warning(
                 "the lease of %r%s (attempt %d) ran out before the message was settled, so that it is handled again; "
                 "configure a longer lock_time, or a heartbeat%s",
                 *(id, of_kind, attempt, note),
+                extra=extra,
             )
         if self.hooks.lease_lost:
             self._notify(self.hooks.lease_lost, delivery)
@@ -202,7 +204,7 @@ class Events:
     def superseded(self, id: str) -> None:
         """Report a delivery whose handler stored or removed the message itself."""
         self.counters["superseded"] += 1
-        _log.debug("superseded by its own handler: %r", id)
+        _log.debug("superseded by its own handler: %r", id, extra=self._log.fields("superseded", id))
 
     def settled(
         self, settlement: Settlement, unseen: Record | Damaged | None = None, *, kind: str | None = None
@@ -232,7 +234,9 @@ class Events:
         """Report a message that was claimed and is left to processes with a later release, which has stored it."""
         note = self._log.newer.passes(self._clock.monotonic())
         if note is not None:
-            _log.warning("%r was not emitted: %s It is due again in %s s%s", id, error, LEFT_FOR // 1000, note)
+            told = id, error, LEFT_FOR // 1000, note
+            extra = self._log.fields("left_to_newer", id)
+            _log.warning("%r was not emitted: %s It is due again in %s s%s", *told, extra=extra)
 
     def enter(self, delivery: object) -> Entered:
         """Enter the contexts that plugins put around a handler. Give them to :meth:`leave` later."""
@@ -246,15 +250,17 @@ class Events:
         # Without the error: its text is the user's, and may hold anything.
         note = self._log.dead.passes(self._clock.monotonic())
         if note is not None:
-            _log.warning("message %r is dead; its last_error says why%s", id, note)
+            extra = self._log.fields("message_dead", id, kind=kind)
+            _log.warning("message %r is dead; its last_error says why%s", id, note, extra=extra)
         if self.hooks.dead:
             self._notify(self.hooks.dead, id, error, kind)
         self._settled(id, kind or "", "dead")
 
     def _expired(self, id: str, unseen: Record | Damaged | None) -> None:
         self.counters["expired"] += 1
-        _log.debug("expired: %r", id)
-        self._settled(id, unseen.kind if isinstance(unseen, Record) else "", "expired")
+        kind = unseen.kind if isinstance(unseen, Record) else ""
+        _log.debug("expired: %r", id, extra=self._log.fields("message_expired", id, kind=kind))
+        self._settled(id, kind, "expired")
         if self.hooks.expired and isinstance(unseen, Record):
             # As it was before this claim: due, and without the attempt that the claim has counted.
             due = unseen.progress.scheduled_for

@@ -321,7 +321,7 @@ class Intake(Component):
             unwritten = self.writer.close(max(ends - clock.monotonic(), STOP_PATIENCE))
         if (kept or unwritten) and not self._reported:
             self._reported = True
-            _log.warning("%s", left_behind(unwritten, kept))
+            _log.warning("%s", left_behind(unwritten, kept), extra=self.session.log.fields("left_behind"))
         self._finished()
 
     def abandon(self) -> None:

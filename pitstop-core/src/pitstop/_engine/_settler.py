@@ -228,7 +228,8 @@ class Settler:
             self._session.events.superseded(lease.id)
 
     def _leave_in_doubt(self, lease: Lease) -> None:
-        _log.debug("the outcome of the settlement of %r is not known: the reply was lost", lease.id)
+        extra = self._session.log.of("outcome_unknown", lease)
+        _log.debug("the outcome of the settlement of %r is not known: the reply was lost", lease.id, extra=extra)
         lease.doubt()
         lease.release()
 
@@ -253,7 +254,8 @@ class Settler:
         note = self._session.log.not_settled.passes(self._session.clock.monotonic())
         if note is not None:
             # With the traceback, and without the error's text, which may hold anything.
-            _log.error("%s%s%s", told, traceback_of(error), note)
+            extra = self._session.log.of("not_settled", lease)
+            _log.error("%s%s%s", told, traceback_of(error), note, extra=extra)
 
     def lose(self, lease: Lease, delivery: object) -> None:
         """Count and report a lease that is over. Any thread that finds it out."""

@@ -22,7 +22,7 @@ from pitstop._plugins._survey import DISABLE_VARIABLE, Found, find
 from pitstop._values._arguments import several_plugins
 from pitstop._values._plugin import Plugin
 from pitstop._values._quoting import quoted
-from pitstop.abc import Clock, SystemClock
+from pitstop.abc import Clock, SystemClock, log_fields
 
 
 __all__ = ["PLUGIN_GROUP", "Hooks", "Plugins", "implementation", "look_for_plugins", "plugin_manager"]
@@ -79,6 +79,7 @@ def plugin_manager(plugins: Iterable[object], resolver: object, *, strict: bool 
                 "%s It is left out; %s=%s silences this line.",
                 *(each.error, DISABLE_VARIABLE, each.name),
                 exc_info=each.error.__cause__,
+                extra=log_fields("plugin_left_out"),
             )
     for plugin in several_plugins(plugins):
         everything.append(_register_given(manager, plugin))
@@ -226,7 +227,8 @@ class Hooks:
         if note is not None:
             by = f" of plugin {owner.name!r} from {owner.distribution} {owner.version}"
             of = "" if owner.distribution is None else by
-            _log.error("plugin hook %s%s raised; the message is not affected%s", where, of, note, exc_info=raised)
+            text, extra = "plugin hook %s%s raised; the message is not affected%s", log_fields("plugin_raised")
+            _log.error(text, where, of, note, exc_info=raised, extra=extra)
 
 
 def implementation(

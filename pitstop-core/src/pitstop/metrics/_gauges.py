@@ -22,7 +22,7 @@ from pitstop._engine._intake import Intake
 from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import PitstopError
 from pitstop._pitstop import Pitstop, session_of
-from pitstop.abc import Clock, SystemClock
+from pitstop.abc import Clock, SystemClock, log_fields
 from pitstop.metrics._names import CLAIMED_AHEAD, CLOCK_SKEW, LAST_POLL, MESSAGES, OLDEST_DUE, Metric
 
 
@@ -123,10 +123,14 @@ class Gauges:
                 try:
                     self._answers[pit.location] = self._answer(pit)
                 except PitstopError as error:
-                    _log.debug("the store did not answer a question for metrics: %s", error)
+                    extra = log_fields("metrics_not_answered", backend=pit.location.partition(":")[0])
+                    _log.debug("the store did not answer a question for metrics: %s", error, extra=extra)
                 except Exception as bug:  # noqa: BLE001 - a bug of the backend; the other stores are asked, and the scrape goes on
                     # Without the error's text, which may hold anything. Once for each question, every ten seconds at most.
-                    _log.error("a question for metrics failed: %s%s", type(bug).__name__, traceback_of(bug))
+                    extra = log_fields("backend_bug", backend=pit.location.partition(":")[0])
+                    _log.error(
+                        "a question for metrics failed: %s%s", type(bug).__name__, traceback_of(bug), extra=extra
+                    )
         finally:
             with self._lock:
                 if self._asking is done:
