@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import threading
 import venv
@@ -49,8 +50,8 @@ def environment(wheels: dict[str, Path], once: Callable[..., Path]) -> Path:
         pip = [str(folder / "bin" / "python"), "-m", "pip"]
         run([*pip, "wheel", "-q", "--no-deps", "--wheel-dir", str(folder), str(ROOT / "examples" / "pitstop-webhook")])
         (plugin,) = folder.glob("pitstop_webhook-*.whl")
-        own = [f"{wheels['pitstop-core']}[cli]", str(wheels["pitstop-sqlite"])]
-        run([*pip, "install", "--quiet", *own, str(plugin)])
+        own = [f"{wheels['pitstop-core']}[cli]", str(wheels["pitstop-sqlite"]), str(wheels["pitstop-memory"])]
+        run([*pip, "install", "--quiet", *own, str(plugin), "pytest>=8"])
 
     return once("environment of the webhook", make)
 
@@ -136,6 +137,15 @@ def test_its_command_is_a_command_of_pitstop(environment, tmp_path, hook) -> Non
     assert said == '{"posted":1}\n'
     assert [each["id"] for each in got] == ["bad"]
     assert "Post each dead message of the store to a webhook" in run([pitstop, "--help"])
+
+
+def test_its_own_tests_pass_there(environment, tmp_path) -> None:
+    shutil.copytree(ROOT / "examples" / "pitstop-webhook" / "tests", tmp_path / "tests")
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
+    said = run(
+        [str(environment / "bin" / "python"), "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path
+    )
+    assert " passed" in said
 
 
 BREAKS = {

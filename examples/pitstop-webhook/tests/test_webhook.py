@@ -52,6 +52,12 @@ class Hook(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/hook"
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Leave out the plugin that is installed: the tests give their own."""
+    monkeypatch.setenv("PITSTOP_DISABLE_PLUGINS", "webhook")
+
+
 @pytest.fixture
 def hook(monkeypatch):
     with Hook() as server:

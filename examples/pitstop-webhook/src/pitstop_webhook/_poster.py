@@ -45,8 +45,13 @@ def post(url: str, document: Mapping[str, Any], timeout: float = _TIMEOUT) -> No
         raise ValueError("The URL of the webhook does not begin with http:// or https://.")
     body = json.dumps(document).encode()
     request = Request(url, body, {"Content-Type": "application/json"}, method="POST")  # noqa: S310 - checked above
-    with urlopen(request, timeout=timeout):  # noqa: S310 - checked above
-        pass
+    try:
+        with urlopen(request, timeout=timeout):  # noqa: S310 - checked above
+            pass
+    except HTTPError as error:
+        # It holds the connection open.
+        error.close()
+        raise
 
 
 class Poster:
@@ -112,8 +117,7 @@ class Poster:
             try:
                 post(url, document, timeout)
             except HTTPError as error:
-                with error:
-                    hopeless = error.code < 500 and error.code not in _TRY_AGAIN
+                hopeless = error.code < 500 and error.code not in _TRY_AGAIN
                 reason = f"the webhook answered with status {error.code}"
             except (OSError, ValueError) as error:
                 hopeless = isinstance(error, ValueError)
