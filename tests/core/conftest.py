@@ -41,8 +41,10 @@ def told(pit):
 
     class Hooks:
         leased = stored = handling = ()
+        strict = takes_lateness = False
+        settled = store_failed = ()
 
-        def notify(self, name, **_):
+        def notify(self, name, _):
             counts[name] += 1
 
     hooks = Hooks()

@@ -198,8 +198,11 @@ class TestHooks:
             class Hooks:
                 leased = stored = lease_lost = handling = ()
                 acked = "acked"
+                strict = takes_lateness = False
+                settled = store_failed = ()
 
-                def notify(self, _, delivery):
+                def notify(self, _, arguments):
+                    (delivery,) = arguments
                     if delivery is first:
                         second.ack()
                         third.ack(wait=True)

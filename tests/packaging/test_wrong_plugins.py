@@ -350,4 +350,9 @@ def test_one_that_loads_tells_which_suite_it_passed(install, line, stated, hint)
 def test_an_installed_plugin_that_ends_the_program_is_left_out_too(install, caplog):
     install("acme", "1.2", {"pitstop.plugins": {"ends": "acme_ends:plugin"}}, acme_ends="import sys; sys.exit(7)")
     pitstop.init({"type": "memory"}).close()
-    assert [each.message for each in caplog.records] == ["plugin 'ends' from acme 1.2 failed to load and is left out"]
+    assert [each.message for each in caplog.records] == [
+        (
+            "Plugin 'ends' from acme 1.2 failed to load: it ends the program when it is imported (exit code 7). Upgrade it (pip install "
+            "--upgrade acme), or report it to its author. It is left out; PITSTOP_DISABLE_PLUGINS=ends silences this line."
+        )
+    ]

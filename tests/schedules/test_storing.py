@@ -8,6 +8,7 @@ import pytest
 
 import pitstop
 
+from pitstop._plugins._hooks import implementation
 from schedules.suite import Cases
 from schedules.world import World
 
@@ -314,7 +315,7 @@ def an_observer_stores_the_next_message_while_acks_are_written(world: World):
             stored.append(delivery.id)
             world.store("next")
 
-    hooks.acked = ((acked, ("delivery",)),)
+    hooks.acked = (implementation("pitstop_message_acked", acked, ["delivery"]),)
     listener = pit.listen(prefetch=4)
     with world.scheduler.calm():
         world.store_many("a", "b", "c")

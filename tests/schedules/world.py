@@ -17,7 +17,7 @@ import attrs
 import pitstop
 
 from pitstop import BackendUnavailable, Delivery, Listener, OutcomeUnknown, Pitstop
-from pitstop._plugins._hooks import Hooks, plugin_manager
+from pitstop._plugins._hooks import Hooks, implementation, plugin_manager
 from pitstop.abc import Capability, Outcome, Progress, Record, Settlement
 from pitstop_memory import MemoryBackend, MemoryConfig
 from schedules.primitives import Thread
@@ -164,8 +164,12 @@ class World:
         options = {"lock_time": timedelta(minutes=15), "loop_time": timedelta(minutes=1), **options}
         self.backend = Watched(self, MemoryConfig(**options))
         hooks = copy.copy(_no_hooks())
-        hooks.acked = ((lambda delivery: self.observed.append(("acked", delivery.id)), ("delivery",)),)
-        hooks.lease_lost = ((self._was_lost, ("delivery",)),)
+        hooks.acked = (
+            implementation(
+                "pitstop_message_acked", lambda delivery: self.observed.append(("acked", delivery.id)), ["delivery"]
+            ),
+        )
+        hooks.lease_lost = (implementation("pitstop_lease_lost", self._was_lost, ["delivery"]),)
         return self.backend, hooks
 
     def open(self, **options: Any) -> Pitstop:

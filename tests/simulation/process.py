@@ -19,7 +19,7 @@ from pitstop._engine._lease import State
 from pitstop._engine._listener import Listener, intake_of
 from pitstop._engine._waiting import Waiter
 from pitstop._pitstop import Pitstop
-from pitstop._plugins._hooks import Hooks, plugin_manager
+from pitstop._plugins._hooks import Hooks, implementation, plugin_manager
 from pitstop._values._instant import floor_instant, from_instant
 from pitstop.abc import Record
 from simulation.remote import Broken, Crash, ProcessClock, Remote
@@ -159,8 +159,12 @@ class Process:
         clock = ProcessClock(world, self, rng.uniform(0, 1e5), rng.choice([1.0, 0.995, 1.005]))
         self._remote = Remote(world, self, clock, offset, **world.settings.options)
         hooks = copy.copy(_HOOKS)
-        hooks.acked = ((lambda delivery: self._told(delivery, "acked"), ("delivery",)),)
-        hooks.lease_lost = ((lambda delivery: self._told(delivery, "lost"), ("delivery",)),)
+        hooks.acked = (
+            implementation("pitstop_message_acked", lambda delivery: self._told(delivery, "acked"), ["delivery"]),
+        )
+        hooks.lease_lost = (
+            implementation("pitstop_lease_lost", lambda delivery: self._told(delivery, "lost"), ["delivery"]),
+        )
         self._numbers = {}
         self._pit = Pitstop(self._remote, hooks)
         self._note("start", offset // 1000)

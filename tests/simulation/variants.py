@@ -385,7 +385,7 @@ def writer_reports_what_it_hopes() -> Iterator[None]:
 
     def hopeful(self, lease):
         lease.done()
-        self._session.events.acked(lease.delivery)
+        self._session.events.acked(lease.delivery, lease)
         lease.release()
 
     with _patch(Settler, "_lost", hopeful):

@@ -20,6 +20,8 @@ from pitstop._errors import (
     OutcomeUnknown,
     PitstopError,
     PluginConflict,
+    PluginFailed,
+    PluginLoadError,
     ScheduleError,
     UnknownBackend,
     Unsupported,
@@ -39,6 +41,7 @@ from pitstop._recurrence._times import Times
 from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._explanation import Explanation
+from pitstop._values._plugin import Plugin
 from pitstop._values._seen import SeenConsumer
 from pitstop._values._stored import Stored
 from pitstop._values._summary import Summary
@@ -74,7 +77,10 @@ __all__ = [
     "OutcomeUnknown",
     "Pitstop",
     "PitstopError",
+    "Plugin",
     "PluginConflict",
+    "PluginFailed",
+    "PluginLoadError",
     "RRule",
     "Recurrence",
     "ScheduleError",

@@ -6,13 +6,15 @@
     ├── ConfigError             a value given to init() cannot be used
     │   ├── UnknownBackend      no installed backend has this type
     │   ├── BackendLoadError    the backend is installed but does not load
-    │   └── PluginConflict      two plugins claim one name
+    │   ├── PluginConflict      two plugins claim one name
+    │   └── PluginLoadError     an installed plugin does not load or does not fit, with strict_plugins=True
     ├── MessageError            a message or an id that cannot be stored
     ├── ScheduleError           a time, an end or a recurrence that makes no sense
     ├── Conflict                another message exists, or has changed meanwhile
     ├── LeaseLost               the lease is over, so the delivery cannot be settled
     ├── BackendUnavailable      the store cannot be reached or used right now
     │   └── OutcomeUnknown      the answer got lost, so the write may be done or not
+    ├── PluginFailed            a hook of a plugin raised, with strict_plugins=True
     └── Unsupported             the backend lacks a capability
 
 Every text says what was wrong, what was given and what to do. No text holds a password or a message's body.
@@ -33,6 +35,8 @@ __all__ = [
     "OutcomeUnknown",
     "PitstopError",
     "PluginConflict",
+    "PluginFailed",
+    "PluginLoadError",
     "ScheduleError",
     "UnknownBackend",
     "Unsupported",
@@ -63,6 +67,20 @@ class BackendLoadError(ConfigError):
 
 class PluginConflict(ConfigError):
     """Two installed distributions (or two plugins) claim the same name."""
+
+
+class PluginLoadError(ConfigError):
+    """An installed plugin does not load, or does not fit the hooks; the text names its distribution and version.
+
+    It is raised with ``strict_plugins=True`` only. Otherwise the plugin is logged and left out.
+    """
+
+
+class PluginFailed(PitstopError):
+    """A hook of a plugin raised an exception, which is the ``__cause__``. The message was not affected.
+
+    It is raised with ``strict_plugins=True`` only. Otherwise the exception is logged and counted.
+    """
 
 
 class MessageError(PitstopError, ValueError):
@@ -100,6 +118,8 @@ class BackendUnavailable(PitstopError):
 
     #: Whether a retry is useless until a person has changed something: a password, a role, an index.
     permanent: bool
+    #: Whether plugins have seen this error. Written by Pitstop.
+    reported: bool = False
 
     def __init__(self, text: str = "", *, permanent: bool = False) -> None:
         super().__init__(text)

@@ -12,6 +12,7 @@ from pitstop._errors import BackendLoadError, ConfigError
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._backends import EntryPointResolver, are_different, backend_class, load_backend
 from pitstop._plugins._hooks import Hooks, plugin_manager
+from pitstop._values._arguments import flag
 from pitstop._values._quoting import quoted
 from pitstop._values._white_space import checked_url
 from pitstop.abc import Backend
@@ -28,36 +29,44 @@ _SCHEME = re.compile(r"[\w.+-]{1,100}")
 _BY_CLASS = "Mend the class, or give the name of an installed backend."
 
 
-def init(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> Pitstop:
+def init(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = (), strict_plugins: bool = False) -> Pitstop:
     """Open a store.
 
     :param config: a mapping with a ``"type"`` (the name of an installed backend, a :class:`pitstop.abc.Backend` class,
         or a ready instance) and that backend's options; or a URL with the same content, whose scheme is the type. A
         mapping may also hold a ``"url"``. Its other keys take precedence over those of the URL.
     :param plugins: objects with methods marked by :data:`pitstop.hookimpl`, beside the installed plugins.
+    :param strict_plugins: raise the errors of plugins, rather than log them and go on. An exception of a hook is raised as
+        :class:`pitstop.PluginFailed` by the ``store`` in which it happened. Else the next message that is handed out, the end of
+        ``consume``, or ``close`` raises it.
     :return: the open store.
     :raises UnknownBackend: if no installed backend has that name.
     :raises BackendLoadError: if the backend does not load.
     :raises ConfigError: if a key is unknown or a value is wrong; the text names the key.
     :raises PluginConflict: if two plugins claim one name.
+    :raises PluginLoadError: with ``strict_plugins``, if an installed plugin does not load or does not fit the hooks.
     """
-    return Pitstop(*open_backend(config, plugins))
+    return Pitstop(*open_backend(config, plugins, strict=strict_plugins))
 
 
-def open_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) -> tuple[Backend, Hooks]:
+def open_backend(
+    config: Mapping[str, Any] | str, plugins: Iterable[object], *, strict: bool = False
+) -> tuple[Backend, Hooks]:
     """Return the parts of a :class:`Pitstop`: see :func:`init`."""
-    make, hooks = prepare_backend(config, plugins)
+    make, hooks = prepare_backend(config, plugins, strict=strict)
     return make(), hooks
 
 
-def prepare_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) -> tuple[Callable[[], Backend], Hooks]:
+def prepare_backend(
+    config: Mapping[str, Any] | str, plugins: Iterable[object], *, strict: bool = False
+) -> tuple[Callable[[], Backend], Hooks]:
     """Return a function that makes the backend, and the hooks. The function may wait for the store; call it once.
 
     Errors of the configuration are raised here, except for a backend that a plugin makes.
     """
     kind, options = _read(config)
-    manager = plugin_manager(plugins, EntryPointResolver())
-    hooks = Hooks(manager)
+    found = plugin_manager(plugins, EntryPointResolver(), strict=flag(strict, "strict_plugins"))
+    manager, hooks = found.manager, Hooks(found, strict=strict)
     if isinstance(kind, Backend):
         if options:
             raise ConfigError(

@@ -26,6 +26,7 @@ from pitstop._values._entry import Entry
 from pitstop._values._id import new_id, new_ids, valid_id
 from pitstop._values._instant import from_instant
 from pitstop._values._kind import valid_kind
+from pitstop._values._plugin import Plugin
 from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._stored import IfExists, Stored
 from pitstop.abc import Backend, Capability, Writes
@@ -47,6 +48,7 @@ class Pitstop(Listening, Finding, Pausing, ChangingMany):
 
     def __init__(self, backend: Backend, hooks: Hooks) -> None:
         super().__init__(Session(backend, hooks))
+        self._session.events.opened(self)
 
     @entrance
     def store(
@@ -206,6 +208,11 @@ class Pitstop(Listening, Finding, Pausing, ChangingMany):
         """The place where the messages are, for people, without secrets."""
         return self._session.location
 
+    @property
+    def plugins(self) -> list[Plugin]:
+        """The installed plugins by name, and then those that were given to ``init``; with the errors of each."""
+        return self._session.events.hooks.plugins
+
     @entrance
     def now(self) -> datetime:
         """Return the time by the clock that decides what is due, in whole milliseconds."""
@@ -225,6 +232,7 @@ class Pitstop(Listening, Finding, Pausing, ChangingMany):
         call returns at once. The work is then done when the handlers have ended, before ``consume`` returns.
         """
         self._session.close()
+        self._session.events.raise_kept()
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from pitstop._decisions._change import Terms, Wanted, change
-from pitstop._decisions._describe import describe
 from pitstop._engine._handling import supersede, token_in_hand
 from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, Conflict
@@ -150,17 +149,17 @@ class Storing:
         events = self._session.events
         if events.observes_stored:
             for record in records:
-                events.stored(describe(record, self._now))
+                events.stored(record, self._now)
         # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
-        if not self._at_once:
-            return
-        if len(records) == 1:
+        if self._at_once and len(records) == 1:
             # As a rule. Every store comes here.
             (record,) = records
             self._session.written(record.progress.due or 0, (record.kind,))
-        else:
+        elif self._at_once:
             due = min([record.progress.due or 0 for record in records])
             self._session.written(due, {record.kind for record in records})
+        if events.hooks.strict:
+            events.raise_kept()
 
 
 def check_conditional(session: Session) -> None:

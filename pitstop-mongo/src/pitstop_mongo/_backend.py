@@ -28,6 +28,7 @@ from pitstop.abc import (
     Tally,
     Watch,
     Writes,
+    log_fields,
     tallies_by_scan,
 )
 from pitstop_mongo._adopt.adopter import Adopter
@@ -108,6 +109,7 @@ class MongoBackend(Backend):
                 "%s is used with a user but without TLS: on the network, others can read the messages and change "
                 "them. Set tls to true (and tls_ca_file). If you want no TLS, set tls to false.",
                 self.location,
+                extra=log_fields("no_tls", backend="mongodb"),
             )
         if not self._connection.dialect.batches:
             # It depends on the client, so it is set on the instance.

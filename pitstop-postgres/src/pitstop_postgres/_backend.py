@@ -28,6 +28,7 @@ from pitstop.abc import (
     Tally,
     Watch,
     Writes,
+    log_fields,
 )
 from pitstop_postgres._claiming import Claimer
 from pitstop_postgres._concerns import concerns_of
@@ -230,6 +231,7 @@ class PostgresBackend(Backend):
                     "a listener notices the messages of other processes in %s only when it looks next (loop_time): a pooler in "
                     "transaction mode has no LISTEN. Give listeners the address of the server itself, or a shorter loop_time",
                     self.location,
+                    extra=log_fields("not_watched", backend="postgresql"),
                 )
             return None
         self._database.prepare()

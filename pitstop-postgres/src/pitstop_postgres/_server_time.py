@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from pitstop import BackendUnavailable
-from pitstop.abc import Clock
+from pitstop.abc import Clock, log_fields
 
 
 __all__ = ["ServerTime"]
@@ -53,7 +53,8 @@ class ServerTime:
                 origin = self._measure()
             except BackendUnavailable as error:
                 # The clocks do not change when the server is away, so the last measurement is still right.
-                _log.debug("the difference to the server's clock could not be measured: %s", error)
+                extra = log_fields("clock_not_measured", backend="postgresql")
+                _log.debug("the difference to the server's clock could not be measured: %s", error, extra=extra)
         return origin[0] + _us(self._clock.monotonic())
 
     def _measure(self) -> tuple[int, float]:
@@ -73,7 +74,9 @@ class ServerTime:
         skewed = abs(offset) > _WORTH_A_WARNING_US
         if skewed and not self._skewed:
             _log.warning(
-                "the server's clock and this machine's differ by %.1f s. The server's clock decides", offset / 1e6
+                "the server's clock and this machine's differ by %.1f s. The server's clock decides",
+                offset / 1e6,
+                extra=log_fields("clock_skew", backend="postgresql"),
             )
         self._skewed = skewed
         self._origin = origin = (measured, self._clock.monotonic())

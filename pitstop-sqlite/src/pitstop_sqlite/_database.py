@@ -16,7 +16,7 @@ from threading import RLock
 from types import TracebackType
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
-from pitstop.abc import Clock, Turn
+from pitstop.abc import Clock, Turn, log_fields
 from pitstop_sqlite._at_exit import close_at_exit
 from pitstop_sqlite._config import Synchronous
 from pitstop_sqlite._descriptors import opening
@@ -213,7 +213,8 @@ class Database:
             connection.close()
             inherited = None
         except sqlite3.Error as error:
-            _log.warning("%s could not be closed before a fork, so that the child cannot use it: %s", self.path, error)
+            text = "%s could not be closed before a fork, so that the child cannot use it: %s"
+            _log.warning(text, self.path, error, extra=log_fields("not_closed_before_fork", backend="sqlite"))
         finally:
             self._connection = inherited
 
@@ -358,6 +359,7 @@ def _warn_of_the_bug() -> None:
         "SQLite %s has a rare bug that can damage a file to which several connections write, and on this system Pitstop cannot "
         "avoid it. Use a Python with SQLite 3.51.3 or later: https://sqlite.org/wal.html#walresetbug",
         sqlite3.sqlite_version,
+        extra=log_fields("sqlite_bug", backend="sqlite"),
     )
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
-from pitstop.abc import LAST_INSTANT, Calls, Doorbell, SystemClock
+from pitstop.abc import LAST_INSTANT, Calls, Doorbell, SystemClock, log_fields
 
 
 __all__ = ["Folder", "Name", "key_of", "take_away"]
@@ -187,7 +187,8 @@ class Folder:
     def set_aside(self, name: Name) -> None:
         """Move away a file that does not even tell whose message it is, so that it holds up no other. The file is kept."""
         (self._messages / str(name)).rename(self._unreadable / str(name))
-        _log.warning("%s cannot be read and was moved to %s", name, self._unreadable)
+        extra = log_fields("file_unreadable", backend="filesystem")
+        _log.warning("%s cannot be read and was moved to %s", name, self._unreadable, extra=extra)
 
     def _names(self) -> dict[str, Name]:
         newest: dict[str, Name] = {}

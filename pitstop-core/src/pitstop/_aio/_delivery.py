@@ -194,7 +194,7 @@ class AsyncDelivery:
                 self._intake.writer.put(self._lease, blocking=False)
         except PitstopError as failure:
             # The caller is to see the error of the body. The message comes back when its lease runs out.
-            _log.debug("the failed delivery of %r could not be settled: %s", self.id, failure)
+            self._log_unsettled("the failed delivery of %r could not be settled: %s", failure)
 
     def _end_pledge(self, error: BaseException | None) -> None:
         """Find out whether the transaction with the ack has committed. If not, the message comes back. Nothing is waited for."""
@@ -203,13 +203,16 @@ class AsyncDelivery:
             if ask_after_pledge(self._lease, self._delivery, error, writer.open_pledges, interrupted=interrupted):
                 writer.put(self._lease, blocking=False)
         except PitstopError as failure:
-            _log.debug("the delivery of %r, acknowledged in a transaction, was not looked after: %s", self.id, failure)
+            self._log_unsettled("the delivery of %r, acknowledged in a transaction, was not looked after: %s", failure)
+
+    def _log_unsettled(self, text: str, failure: PitstopError) -> None:
+        _log.debug(text, self.id, failure, extra=self._intake.session.log.of("not_settled", self._lease))
 
     def _give_back(self) -> None:
         try:
             self._intake.writer.write_at_once(self._lease)
         except PitstopError as failure:
-            _log.debug("the interrupted delivery of %r could not be given back: %s", self.id, failure)
+            self._log_unsettled("the interrupted delivery of %r could not be given back: %s", failure)
 
     def __repr__(self) -> str:
         return f"<AsyncDelivery {self.id!r} attempt {self.attempt} scheduled for {self.scheduled_for.isoformat()}>"

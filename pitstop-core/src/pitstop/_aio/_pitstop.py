@@ -27,6 +27,7 @@ from pitstop._pitstop import OneShot, Pitstop, Recurring
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._preview import Upcoming
 from pitstop._values._entry import Entry
+from pitstop._values._plugin import Plugin
 from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._stored import IfExists, Stored
 from pitstop.abc import Backend
@@ -39,7 +40,9 @@ _T = TypeVar("_T")
 _PATIENCE = 15.0
 
 
-def init_async(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> AsyncPitstop:
+def init_async(
+    config: Mapping[str, Any] | str, *, plugins: Iterable[object] = (), strict_plugins: bool = False
+) -> AsyncPitstop:
     """Open a store for an event loop, with the configuration of :func:`pitstop.init`.
 
     The configuration is checked here. The store itself is opened in another thread, by ``async with`` or at the first use.
@@ -48,8 +51,9 @@ def init_async(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = (
     :raises BackendLoadError: when it does not load.
     :raises ConfigError: when a key is unknown or a value is wrong; the text names it.
     :raises PluginConflict: when two plugins claim one name.
+    :raises PluginLoadError: with ``strict_plugins``, when an installed plugin does not load or does not fit the hooks.
     """
-    return AsyncPitstop(*prepare_backend(config, plugins))
+    return AsyncPitstop(*prepare_backend(config, plugins, strict=strict_plugins))
 
 
 class AsyncPitstop(AsyncListening, AsyncFinding, AsyncPausing, AsyncChangingMany):
@@ -201,6 +205,11 @@ class AsyncPitstop(AsyncListening, AsyncFinding, AsyncPausing, AsyncChangingMany
                 "This AsyncPitstop is not open yet. Ask for its location within 'async with', or after 'await pit.ping()'."
             )
         return self._pit.location
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """The plugins, and what became of each: see :attr:`pitstop.Pitstop.plugins`."""
+        return self._hooks.plugins
 
     async def aclose(self) -> None:
         """Stop the listeners, give back the messages that they claimed ahead, write all acks, and close the store.

@@ -167,11 +167,14 @@ class Course:
             return self.wanted == 0
 
     def summary(self, intakes: Sequence[Intake], *, handled: int, unfinished: int) -> Summary:
-        """Return the summary.
+        """Return the summary, at the end.
 
         :param intakes: the sources of the messages that were opened.
         :param handled: deliveries whose handler returned or raised.
+        :raises PluginFailed: if the plugins are strict, and one has raised.
         """
+        for each in intakes:
+            each.session.events.raise_kept()
         counts = [each.counts for each in intakes]
         acked, nacked = sum(each.acked for each in counts), sum(each.nacked for each in counts)
         lost, superseded = sum(each.lost for each in counts), sum(each.superseded for each in counts)

@@ -19,6 +19,7 @@ from pitstop._engine._delivery import Delivery
 from pitstop._engine._lease import Lease
 from pitstop._errors import LeaseLost, PitstopError
 from pitstop._values._arguments import flag
+from pitstop.abc import Backend, log_fields
 
 
 __all__ = [
@@ -156,6 +157,7 @@ def log_failure(lease: Lease, error: BaseException, decided: Verdict, backend: o
             id,
             attempt,
             exc_info=trace,
+            extra=_fields(lease, backend),
         )
         return
     if decided is Verdict.NACK and not lease.lost:
@@ -163,9 +165,8 @@ def log_failure(lease: Lease, error: BaseException, decided: Verdict, backend: o
     else:
         kept = "its lease was over before" if lease.lost else "its delivery had been settled before"
     place = _place(error.__traceback__, _own(backend))
-    _log.error(
-        "%r (attempt %d) failed: %s%s; %s%s", id, attempt, type(error).__qualname__, place, kept, chain_of(error)
-    )
+    told = id, attempt, type(error).__qualname__, place, kept, chain_of(error)
+    _log.error("%r (attempt %d) failed: %s%s; %s%s", *told, extra=_fields(lease, backend))
 
 
 def log_failed_batch(failed: Sequence[tuple[Lease, Verdict]], error: BaseException, backend: object) -> None:
@@ -185,18 +186,31 @@ def log_failed_batch(failed: Sequence[tuple[Lease, Verdict]], error: BaseExcepti
     named, more = ", ".join(map(repr, kept[:3])), f" and {len(kept) - 3} more" if len(kept) > 3 else ""
     place = _place(error.__traceback__, _own(backend))
     text = "%d messages failed together (%s%s): %s%s; last_error has its text%s"
-    _log.error(text, len(kept), named, more, type(error).__qualname__, place, chain_of(error))
+    told = len(kept), named, more, type(error).__qualname__, place, chain_of(error)
+    _log.error(text, *told, extra=log_fields("handler_failed", backend=_scheme(backend)))
 
 
 def log_left(ids: list[str]) -> None:
     """Log that running handlers are left behind."""
     handlers = "1 handler is" if len(ids) == 1 else f"{len(ids)} handlers are"
-    _log.warning("%s not waited for any longer: of %s", handlers, ", ".join(map(repr, ids)))
+    extra = log_fields("handlers_left")
+    _log.warning("%s not waited for any longer: of %s", handlers, ", ".join(map(repr, ids)), extra=extra)
 
 
 def log_unanswered() -> None:
     """Log that the end does not wait for the store any longer."""
-    _log.warning("the store does not answer: unwritten messages come back when their leases run out")
+    extra = log_fields("end_not_answered")
+    _log.warning("the store does not answer: unwritten messages come back when their leases run out", extra=extra)
+
+
+def _fields(lease: Lease, backend: object) -> dict[str, Any]:
+    """Return the fields of a line about a failed handler."""
+    kind = lease.emission.leased.kind
+    return log_fields("handler_failed", backend=_scheme(backend), message_id=lease.id, kind=kind, attempt=lease.attempt)
+
+
+def _scheme(backend: object) -> str | None:
+    return backend.location.partition(":")[0] if isinstance(backend, Backend) else None
 
 
 def _own(backend: object) -> set[str]:

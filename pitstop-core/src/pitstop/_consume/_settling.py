@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from collections.abc import Sequence
+from typing import Any
 
 from pitstop._consume._batches import Item
 from pitstop._consume._handler import log_failed_batch, log_failure
@@ -17,6 +18,7 @@ from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._transaction import ask_after_pledge
 from pitstop._engine._writer import AckWriter
 from pitstop._errors import PitstopError
+from pitstop.abc import log_fields
 
 
 __all__ = ["settle", "settle_together"]
@@ -63,7 +65,7 @@ def settle(
                 ask(lease, delivery, decided, failure)
             writer.put(lease, blocking=may_write and decided is not GIVE_BACK)
         except PitstopError as error:
-            _log.debug("%r could not be settled: %s", lease.id, error)
+            _log.debug("%r could not be settled: %s", lease.id, error, extra=unsettled(lease))
     if failure is not None:
         log_failure(lease, failure, decided, backend)
 
@@ -116,7 +118,7 @@ def _write(writer: AckWriter, asked: Sequence[Lease], *, may_write: bool) -> Non
             else:
                 writer.put(lease, blocking=may_write)
         except PitstopError as error:
-            _log.debug("%r could not be settled: %s", lease.id, error)
+            _log.debug("%r could not be settled: %s", lease.id, error, extra=unsettled(lease))
 
 
 def _ask(lease: Lease, delivery: Delivery, decided: Verdict, failure: BaseException | None) -> bool:
@@ -124,7 +126,7 @@ def _ask(lease: Lease, delivery: Delivery, decided: Verdict, failure: BaseExcept
     try:
         ask(lease, delivery, decided, failure)
     except PitstopError as error:
-        _log.debug("%r could not be settled: %s", lease.id, error)
+        _log.debug("%r could not be settled: %s", lease.id, error, extra=unsettled(lease))
         return False
     return True
 
@@ -139,5 +141,12 @@ def _ask_after_pledge(
     try:
         return ask_after_pledge(lease, delivery, failure, writer.open_pledges, interrupted=interrupted)
     except PitstopError as error:
-        _log.debug("%r, acknowledged in a transaction, could not be settled: %s", lease.id, error)
+        text = "%r, acknowledged in a transaction, could not be settled: %s"
+        _log.debug(text, lease.id, error, extra=unsettled(lease))
         return False
+
+
+def unsettled(lease: Lease) -> dict[str, Any]:
+    """Return the fields of a line about a delivery that could not be settled."""
+    kind = lease.emission.leased.kind
+    return log_fields("not_settled", message_id=lease.id, kind=kind, attempt=lease.attempt)

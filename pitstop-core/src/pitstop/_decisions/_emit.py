@@ -39,6 +39,14 @@ class Emission:
     uncertain: bool = False
     #: The policies of this message alone; None: it has none.
     policy: Policy | None = None
+    #: The time at which the message was due, by the monotonic clock, if the claim was its first one. None: no plugin asks for it.
+    due_at: float | None = None
+
+    @property
+    def due(self) -> int:
+        """The instant at which the occurrence is due at first: with the jitter of a series, after ``scheduled_for``."""
+        schedule = self.schedule
+        return self.scheduled_for if schedule is None else schedule.due(self.scheduled_for, self.leased.id)
 
     @property
     def record(self) -> Record:
@@ -54,7 +62,9 @@ class Emission:
 
     def with_record(self, record: Record) -> Emission:
         """Return the same emission of a record with another progress, which counts the present attempt as a certain one."""
-        return Emission(record, self.schedule, self.scheduled_for, self.missed, self.ahead, policy=self.policy)
+        return Emission(
+            record, self.schedule, self.scheduled_for, self.missed, self.ahead, False, self.policy, self.due_at
+        )
 
     def retry_over(self, configured: Retry) -> Retry:
         """Return the retry that holds for the message."""

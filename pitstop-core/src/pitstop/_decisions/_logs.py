@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 import os
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from pitstop._decisions._emit import Emission
+from pitstop._errors import BackendUnavailable
 from pitstop._values._counted import counted
+from pitstop.abc._log import log_fields
 
 
 __all__ = ["LOG_EVERY", "Line", "Outages", "StoreLog", "Throttle", "left_behind"]
@@ -92,9 +95,17 @@ class Outages:
     back. For a store that comes and goes, at most one line a minute is logged after the first two, with counts.
     """
 
-    def __init__(self, what: str) -> None:
-        """:param what: the subject of the lines, as in "the store"."""
-        self._what = what
+    def __init__(self, what: str, event: str = "store") -> None:
+        """Return failures of which there are none.
+
+        :param what: the subject of the lines, as in "the store".
+        :param event: the beginning of the names of the events.
+        """
+        self._what, self._event = what, event
+        #: The scheme of the store. Set by the session.
+        self.backend: str | None = None
+        #: Called with each failure, whether it is logged or not. Set by the session.
+        self.report: Callable[[BackendUnavailable], object] = _nothing
         self._turn = _Turn()
         # The present outage, or else the last outage: its beginning, its length and its failures.
         self._since: float | None = None
@@ -105,6 +116,10 @@ class Outages:
         self._last_failure = self._last_line = float("-inf")
         # Whether the last line says that the store is away, and whether a minute without failures preceded this outage.
         self._told = self._calm = False
+
+    def fields(self, *, away: bool) -> dict[str, Any]:
+        """Return the fields of a line: see :func:`pitstop.abc.log_fields`."""
+        return log_fields(f"{self._event}_{'away' if away else 'back'}", backend=self.backend)
 
     def failed(self, now: float, since: float, *, permanent: bool) -> Line | None:
         """Note a failure at ``now`` (seconds, monotonic), and decide whether to log it.
@@ -145,14 +160,31 @@ class Outages:
             return Line(logging.INFO, f"{self._what} answers again after {self._length:.1f} s and {failures}")
 
 
+def _nothing(_: BackendUnavailable) -> None:
+    return None
+
+
+class _Leased(Protocol):
+    """The part of a lease that log records name."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def emission(self) -> Emission: ...
+    @property
+    def attempt(self) -> int: ...
+
+
 class StoreLog:
     """Decides which events of one store are logged. All users of the store share this object."""
 
-    def __init__(self) -> None:
+    def __init__(self, location: str = "") -> None:
+        """:param location: the place of the store, whose scheme is a field of all lines."""
+        self.backend = location.partition(":")[0] or None
         #: Failures of the store itself.
         self.outages = Outages("the store")
         #: Failures of the watch that reports messages stored by other processes.
-        self.watch_outages = Outages("the watch for messages of other processes")
+        self.watch_outages = Outages("the watch for messages of other processes", "watch")
         #: Lines about messages that are set aside.
         self.dead = Throttle(_SOME)
         #: Lines about leases that ran out before their messages were settled, of one message each.
@@ -171,6 +203,17 @@ class StoreLog:
         self.not_extended = Throttle()
         #: Lines about background work of a listener that fails because of a bug.
         self.not_worked = Throttle()
+        self.outages.backend = self.watch_outages.backend = self.backend
+
+    def fields(
+        self, event: str, message_id: str | None = None, *, kind: str | None = None, attempt: int | None = None
+    ) -> dict[str, Any]:
+        """Return the fields of a line about the store, or about one message: see :func:`pitstop.abc.log_fields`."""
+        return log_fields(event, backend=self.backend, message_id=message_id, kind=kind, attempt=attempt)
+
+    def of(self, event: str, lease: _Leased) -> dict[str, Any]:
+        """Return the fields of a line about a lease."""
+        return self.fields(event, lease.id, kind=lease.emission.leased.kind, attempt=lease.attempt)
 
 
 def left_behind(unwritten: int, kept: int) -> str:

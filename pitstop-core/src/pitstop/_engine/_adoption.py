@@ -13,7 +13,6 @@ from typing import Literal
 import attrs
 
 from pitstop._decisions._adopt import Adoption, decide_adoption, locked_until
-from pitstop._decisions._describe import describe
 from pitstop._engine._session import Session
 
 
@@ -103,6 +102,7 @@ def _tell(session: Session, adopted: Sequence[Adoption]) -> None:
     if session.events.observes_stored and records:
         now = session.backend.now() // 1000
         for record in records:
-            session.events.stored(describe(record, now))
+            session.events.stored(record, now)
     if records:
         session.written(min(record.progress.due or 0 for record in records), {record.kind for record in records})
+    session.events.raise_kept()

@@ -187,5 +187,6 @@ class Background:
         if (note := self._session.log.not_worked.passes(now)) is not None:
             # Without the error's text, which may hold anything.
             told = type(bug).__name__, note, traceback_of(bug)
-            _log.error("acks could not be written, or messages not claimed ahead: %s; trying again%s%s", *told)
+            text = "acks could not be written, or messages not claimed ahead: %s; trying again%s%s"
+            _log.error(text, *told, extra=self._session.log.fields("background_failed"))
         return self._backoff.failed(bug, now, log=False)

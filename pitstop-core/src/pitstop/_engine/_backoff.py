@@ -48,7 +48,10 @@ class Backoff:
         self._failures += 1
         if self._failures == 1:
             self._since = now
-        permanent = isinstance(error, BackendUnavailable) and error.permanent
+        permanent = False
+        if isinstance(error, BackendUnavailable):
+            permanent = error.permanent
+            self._outages.report(error)
         # Any other error is a bug.
         told = isinstance(error, BackendUnavailable) and now - self._since < self._quiet
         if log and not told:
@@ -56,7 +59,8 @@ class Backoff:
             if line is not None:
                 # The text of a bug may hold anything.
                 bug = "" if isinstance(error, BackendUnavailable) else f"{type(error).__name__}{traceback_of(error)}"
-                _log.log(line.level, "%s; trying again: %s", line.text, bug or error)
+                extra = self._outages.fields(away=True)
+                _log.log(line.level, "%s; trying again: %s", line.text, bug or error, extra=extra)
         longest = _PERMANENT if permanent else min(_LONGEST, _FIRST * 2.0 ** min(self._failures - 1, 10))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
 
@@ -65,4 +69,4 @@ class Backoff:
         self._failures = 0
         line = self._outages.answered(now)
         if line is not None:
-            _log.log(line.level, "%s", line.text)
+            _log.log(line.level, "%s", line.text, extra=self._outages.fields(away=False))

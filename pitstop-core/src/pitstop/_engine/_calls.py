@@ -21,6 +21,8 @@ __all__ = ["Closable", "Inside", "entrance", "unbroken"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 
 class Inside(Calls):
@@ -69,6 +71,19 @@ class Inside(Calls):
             with self.holds, lock:
                 yield
 
+    def call_out(self, function: Callable[[_A, _B], object], first: _A, second: _B) -> None:
+        """Call ``function(first, second)`` inside of :meth:`callout`, in less time: each event of a plugin comes here."""
+        note = self.note
+        if not note.locked() or self.interrupting or self.holds.locked():
+            function(first, second)
+            return
+        before = note, self.called_out
+        self.note, self.called_out = Lock(), True
+        try:
+            function(first, second)
+        finally:
+            self.note, self.called_out = before
+
     def callout(self) -> Callout:
         """Return the context in which a call runs code of the user: a hook, or a method of a mapping.
 
@@ -103,6 +118,12 @@ class Callout:
             self._calls.note, self._calls.called_out = self._before
 
 
+class _Failures(Protocol):
+    """The part of the events of a session that marked methods use."""
+
+    def store_failed(self, error: BackendUnavailable) -> None: ...
+
+
 class Closable(Protocol):
     """The part of a session that marked methods use."""
 
@@ -112,6 +133,10 @@ class Closable(Protocol):
     def closing(self) -> bool: ...
     @property
     def closes_here(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def events(self) -> _Failures: ...
     def close(self) -> None: ...
 
 
@@ -156,6 +181,11 @@ def _marked(method: Callable[Concatenate[_Self, _P], _T], *, entrance: bool) -> 
         try:
             with note:
                 return method(self, *args, **options)
+        except BackendUnavailable as error:
+            # A closed session is no failure of the store.
+            if not session.closed:
+                session.events.store_failed(error)
+            raise
         finally:
             if session.closing and session.closes_here:
                 session.close()

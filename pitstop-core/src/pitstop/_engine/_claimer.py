@@ -287,7 +287,8 @@ class Claimer:
                     "claimed message comes back only when its lease runs out",
                     "claimed messages come back only when their leases run out",
                 )
-                _log.warning("%s: %s%s", come_back, error, note)
+                extra = self._session.log.fields("not_given_back")
+                _log.warning("%s: %s%s", come_back, error, note, extra=extra)
             return len(leases)
         except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are given back
             if len(leases) > 1:
@@ -310,12 +311,13 @@ class Claimer:
             self._session.backend.settle([defer(each.emission, each.due) for each in leases])
         except BackendUnavailable as error:
             waiting = counted(len(leases), "message that has", "messages that have")
-            _log.debug("the attempts of %s to wait may still count: %s", waiting, error)
+            extra = self._session.log.fields("not_deferred")
+            _log.debug("the attempts of %s to wait may still count: %s", waiting, error, extra=extra)
         except Exception as bug:  # noqa: BLE001 - a bug of the backend: as above
             self.report_bug(leases[0].id, bug, "deferred")
 
     def _decided(self, leased: Sequence[Record | Damaged], begun: float, until: float, *, ahead: bool) -> Decided:
-        retry = self._session.retry
+        retry, measured = self._session.retry, self._session.events.hooks.takes_lateness
         result = Decided()
         for record in leased:
             if isinstance(record, Damaged) and record.due is None:
@@ -338,6 +340,9 @@ class Claimer:
                 continue
             if isinstance(decided, Emission):
                 lease = Lease(decided, until)
+                if measured:
+                    # The store claimed it when its lease began.
+                    decided.due_at = begun - (lease.due - self._duration - decided.due) / 1000
                 result.leases.append(lease)
                 if decided.policy is not None:
                     self._expire(lease, decided.policy, begun)
@@ -368,6 +373,7 @@ class Claimer:
             _log.error(
                 "%r was not emitted: its recurrence raised %s. The message comes back when its lease runs out%s%s",
                 *(id, type(error).__name__, traceback_of(error), note),
+                extra=self._session.log.fields("not_emitted", id),
             )
 
     def report_bug(self, id: str, bug: Exception, participle: str) -> None:
@@ -375,7 +381,8 @@ class Claimer:
         note = self._session.log.not_settled.passes(self._session.clock.monotonic())
         if note is not None:
             # Without the error's text, which may hold anything.
-            _log.error("%r could not be %s: %s%s%s", id, participle, type(bug).__name__, traceback_of(bug), note)
+            told = id, participle, type(bug).__name__, traceback_of(bug), note
+            _log.error("%r could not be %s: %s%s%s", *told, extra=self._session.log.fields("backend_bug", id))
 
     def _warn_of_slow_claim(self, now: float) -> None:
         note = self._session.log.slow_claims.passes(now)
@@ -383,6 +390,6 @@ class Claimer:
             _log.warning(
                 "a claim took about as long as its lease of %s s, so that nothing of it was emitted; "
                 "configure a longer lock_time, or a smaller prefetch%s",
-                self._lock_time.total_seconds(),
-                note,
+                *(self._lock_time.total_seconds(), note),
+                extra=self._session.log.fields("slow_claim"),
             )

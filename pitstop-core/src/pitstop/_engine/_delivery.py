@@ -270,7 +270,8 @@ class Delivery:
                 self.nack(error)
         except PitstopError as failure:
             # The caller is to see the error of the body. The message comes back when its lease runs out.
-            _log.debug("the failed delivery of %r could not be settled: %s", self.id, failure)
+            extra = self._session.log.of("not_settled", self._lease)
+            _log.debug("the failed delivery of %r could not be settled: %s", self.id, failure, extra=extra)
 
     @entrance
     def _end_pledge(self, error: BaseException | None) -> None:
@@ -279,7 +280,8 @@ class Delivery:
             if ask_after_pledge(self._lease, self, error, self._writer.open_pledges):
                 self._writer.write_at_once(self._lease)
         except PitstopError as failure:
-            _log.debug("the delivery of %r, acknowledged in a transaction, was not looked after: %s", self.id, failure)
+            text = "the delivery of %r, acknowledged in a transaction, was not looked after: %s"
+            _log.debug(text, self.id, failure, extra=self._session.log.of("not_settled", self._lease))
 
     @entrance
     def _give_back(self) -> None:

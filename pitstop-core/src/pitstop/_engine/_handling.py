@@ -6,11 +6,9 @@ Threads: the one of the handler, or of its task.
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any
 
-from pitstop._engine._events import Events
+from pitstop._engine._events import Entered, Events
 from pitstop._engine._lease import Lease
 
 
@@ -36,7 +34,7 @@ class Handling:
         #: The handler in whose body this one runs.
         self.outer = None if outer is None or outer.ended else outer
         events.running[self] = None
-        self._entered: list[AbstractContextManager[Any]] | None = None
+        self._entered: Entered | None = None
         if events.observes_handling:
             self._entered = events.enter(delivery)
         _innermost.set(self)

@@ -160,7 +160,8 @@ class Heartbeat(Component):
     def _report_no_thread(self, error: RuntimeError) -> None:
         note = self._session.log.not_extended.passes(self._session.clock.monotonic())
         if note is not None:
-            _log.warning("leases are not extended until the system gives a thread: %s%s", error, note)
+            extra = self._session.log.fields("not_extended")
+            _log.warning("leases are not extended until the system gives a thread: %s%s", error, note, extra=extra)
 
     def _run(self) -> None:
         log, clock = self._session.log, self._session.clock
@@ -177,7 +178,8 @@ class Heartbeat(Component):
                 if not isinstance(error, BackendUnavailable) and (note := log.not_extended.passes(now)) is not None:
                     # Without the error's text, which may hold anything.
                     told = type(error).__name__, note, traceback_of(error)
-                    _log.error("leases could not be extended: %s; trying again%s%s", *told)
+                    extra = log.fields("not_extended")
+                    _log.error("leases could not be extended: %s; trying again%s%s", *told, extra=extra)
             if pause is not None:
                 clock.wait(self._bell, pause)
             elif self._ended:

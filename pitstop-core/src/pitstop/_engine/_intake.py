@@ -191,7 +191,7 @@ class Intake(Component):
             if heartbeat is not None:
                 heartbeat.hold(lease, delivery)
             if self._observed:
-                self._session.events.leased(delivery)
+                self._session.events.leased(delivery, lease)
             return delivery
         except BaseException:
             self.buffer.unseen.appendleft(lease)
@@ -323,7 +323,7 @@ class Intake(Component):
             unwritten = self.writer.close(max(ends - clock.monotonic(), STOP_PATIENCE))
         if (kept or unwritten) and not self._reported:
             self._reported = True
-            _log.warning("%s", left_behind(unwritten, kept))
+            _log.warning("%s", left_behind(unwritten, kept), extra=self.session.log.fields("left_behind"))
         self._finished()
 
     def abandon(self) -> None:

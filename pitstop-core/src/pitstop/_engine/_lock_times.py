@@ -103,6 +103,7 @@ class LockTimes:
                     min(map(_own, slow)) / 1000,
                     counted(len(slow), "message was", "messages were"),
                     note,
+                    extra=self._session.log.fields("slow_claim"),
                 )
         return slow
 
@@ -117,7 +118,8 @@ class LockTimes:
             applied = self._session.backend.settle(list(writes.values()))
         except BackendUnavailable as error:
             messages = counted(len(writes), "message", "messages")
-            _log.debug("%s with lock times of their own are given back: %s", messages, error)
+            extra = self._session.log.fields("not_relocked")
+            _log.debug("%s with lock times of their own are given back: %s", messages, error, extra=extra)
             if self._give_back(list(writes)):
                 # The attempt of a claim of one counts until it is given back.
                 self._give_back_later(writes)

@@ -38,8 +38,9 @@ class Session:
         self._closer: int | None = None
         self.clock = hooks.clock = backend.clock
         #: Decides what is logged.
-        self.log = StoreLog()
+        self.log = StoreLog(backend.location)
         self.events = Events(hooks, self.clock, self.log, self.calls, self.written)
+        self.log.outages.report = self.events.store_failed
         #: The suspects that handlers of all listeners have.
         self.handled = HandledSuspects()
         self.retry: Retry = backend.config.retry

@@ -184,15 +184,18 @@ class Settler:
         self._done(lease, pledge.settlement)
 
     def _report_done(self, answers: Sequence[tuple[Lease, Settlement, bool | None]]) -> None:
-        counts, observed = self.counts, self._session.events.observes_acks
+        counts, events = self.counts, self._session.events
+        tapped, observed = events.tap is not None, events.observes_acks
         for lease, settlement, done in answers:
             if done:
-                if settlement.progress is not None or lease.purpose is not _ACK or observed:
+                if settlement.progress is not None or lease.purpose is not _ACK or tapped:
                     self._done(lease, settlement)
-                else:
-                    # As a rule, and without the calls that _done() makes.
-                    lease.done()
-                    counts.acked += 1
+                    continue
+                # As a rule, and without the calls that _done() makes.
+                delivery = lease.done()
+                counts.acked += 1
+                if observed:
+                    events.acked(delivery, lease)
             elif done is None:
                 lease.postpone(doubtful=True)
 
@@ -200,11 +203,14 @@ class Settler:
         events, delivery = self._session.events, lease.done()
         if lease.purpose is _ACK:
             self.counts.acked += 1
-            if events.hooks.acked:
-                events.acked(delivery)
+            hooks = events.hooks
+            if hooks.acked or hooks.settled:
+                events.acked(delivery, lease)
         else:
             if lease.purpose is Purpose.NACK:
                 self.counts.nacked += 1
+                if settlement.outcome is not Outcome.BURY:
+                    events.nacked(lease)
             if settlement.outcome is Outcome.RELEASE:
                 progress = settlement.progress
                 assert isinstance(progress, Progress)
@@ -222,7 +228,8 @@ class Settler:
             self._session.events.superseded(lease.id)
 
     def _leave_in_doubt(self, lease: Lease) -> None:
-        _log.debug("the outcome of the settlement of %r is not known: the reply was lost", lease.id)
+        extra = self._session.log.of("outcome_unknown", lease)
+        _log.debug("the outcome of the settlement of %r is not known: the reply was lost", lease.id, extra=extra)
         lease.doubt()
         lease.release()
 
@@ -247,7 +254,8 @@ class Settler:
         note = self._session.log.not_settled.passes(self._session.clock.monotonic())
         if note is not None:
             # With the traceback, and without the error's text, which may hold anything.
-            _log.error("%s%s%s", told, traceback_of(error), note)
+            extra = self._session.log.of("not_settled", lease)
+            _log.error("%s%s%s", told, traceback_of(error), note, extra=extra)
 
     def lose(self, lease: Lease, delivery: object) -> None:
         """Count and report a lease that is over. Any thread that finds it out."""

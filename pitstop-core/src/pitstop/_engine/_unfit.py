@@ -53,7 +53,8 @@ class Unfit:
             applied = self._session.backend.settle([settlement for _, settlement in unfit])
         except BackendUnavailable as error:
             late = counted(len(unfit), "message that is", "messages that are")
-            _log.debug("%s not to be emitted could not be settled: %s", late, error)
+            extra = self._session.log.fields("not_settled")
+            _log.debug("%s not to be emitted could not be settled: %s", late, error, extra=extra)
             again = [(record, write, ends) for record, write in unfit if write.outcome in _WAITS_ON]
             self.late.extend(again)
             return False, error if again else None

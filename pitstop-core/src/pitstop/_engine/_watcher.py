@@ -14,7 +14,7 @@ from pitstop._engine._backoff import Backoff
 from pitstop._engine._bugs import traceback_of
 from pitstop._engine._lifecycle import Component
 from pitstop._engine._session import Session
-from pitstop.abc import Doorbell, Watch
+from pitstop.abc import Doorbell, Watch, log_fields
 
 
 __all__ = ["Watcher"]
@@ -54,7 +54,7 @@ class Watcher:
                 except RuntimeError as error:
                     self._end = None
                     self._joined.discard(component)
-                    _log.debug("the store is not watched: %s", error)
+                    _log.debug("the store is not watched: %s", error, extra=log_fields("not_watched"))
 
     def leave(self, component: Component) -> None:
         """Wake ``component`` no more. Takes no lock: the thread looks under the lock whether it is needed still."""
@@ -108,4 +108,5 @@ def _closed(watch: Watch | None) -> None:
         if watch is not None:
             watch.close()
     except Exception as error:  # noqa: BLE001 - as above
-        _log.debug("a watch could not be closed: %s%s", type(error).__name__, traceback_of(error))
+        told = type(error).__name__, traceback_of(error)
+        _log.debug("a watch could not be closed: %s%s", *told, extra=log_fields("watch_not_closed"))

@@ -353,7 +353,7 @@ class AckWriter:
                 text = "an ack could not be written: %r comes back when its lease runs out%s"
                 if lease.doubted:
                     text = "an ack may not have been written: %r comes back when its lease runs out, if it was not%s"
-                _log.warning(text, lease.id, note)
+                _log.warning(text, lease.id, note, extra=self._session.log.of("ack_not_written", lease))
         except PitstopError:
             # LeaseLost was counted, and a settlement that cannot be worked out was logged.
             pass

@@ -6,7 +6,7 @@ from functools import reduce
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pitstop._errors import BackendLoadError
+from pitstop._errors import BackendLoadError, ConfigError
 from pitstop._plugins._discovery import name_of
 from pitstop.abc import did_you_mean
 
@@ -17,20 +17,24 @@ if TYPE_CHECKING:
 __all__ = ["load", "remedy"]
 
 
-def load(entry_point: EntryPoint, where: str) -> object:
+def load(
+    entry_point: EntryPoint, where: str, *, error: type[ConfigError] = BackendLoadError, noun: str = "backend"
+) -> object:
     """Return the object that the entry point names.
 
     The entry point's own ``load()`` is not used. From its error it is not clear whether the module is missing, a part of it is
     missing, or the module itself raised.
 
-    :raises BackendLoadError: if the object cannot be loaded; the text begins with ``where``.
+    :param error: the class of the error.
+    :param noun: the thing that the entry point offers.
+    :raises ConfigError: of the class ``error``, if the object cannot be loaded; the text begins with ``where``.
     """
     cannot = f"{where} failed to load:"
     try:
         name, path = entry_point.module, entry_point.attr or ""
     except (AttributeError, ValueError, AssertionError):
         # The version of Python decides which of these is raised.
-        raise BackendLoadError(
+        raise error(
             f"{cannot} its entry point is {entry_point.value!r}, and not of the form 'module:Class'. {remedy(entry_point)}"
         ) from None
     module = None
@@ -38,20 +42,20 @@ def load(entry_point: EntryPoint, where: str) -> object:
         module = import_module(name)
         # A lazy module may import only here.
         return reduce(getattr, filter(None, path.split(".")), module)
-    except ModuleNotFoundError as error:
-        raise BackendLoadError(f"{cannot} {_what_is_missing(error, name, entry_point)}") from error
+    except ModuleNotFoundError as raised:
+        raise error(f"{cannot} {_what_is_missing(raised, name, entry_point, noun)}") from raised
     except SystemExit as end:
         # A script that was registered by mistake, for example, must not end the program.
-        raise BackendLoadError(
+        raise error(
             f"{cannot} it ends the program when it is imported (exit code {end.code!r}). {remedy(entry_point)}"
         ) from end
-    except Exception as error:
-        if module is not None and isinstance(error, AttributeError):
-            raise BackendLoadError(
+    except Exception as raised:
+        if module is not None and isinstance(raised, AttributeError):
+            raise error(
                 f"{cannot} its module {name!r} has no {path!r}, which the entry point names. "
                 f"{did_you_mean(path, [each for each in vars(module) if not each.startswith('_')])}{remedy(entry_point)}"
-            ) from error
-        raise BackendLoadError(f"{cannot} {type(error).__name__}: {error}. {remedy(entry_point)}") from error
+            ) from raised
+        raise error(f"{cannot} {type(raised).__name__}: {raised}. {remedy(entry_point)}") from raised
 
 
 def remedy(entry_point: EntryPoint) -> str:
@@ -62,7 +66,7 @@ def remedy(entry_point: EntryPoint) -> str:
     return f"Upgrade it{_pip('install --upgrade', entry_point)}, or report it to its author."
 
 
-def _what_is_missing(error: ModuleNotFoundError, name: str, entry_point: EntryPoint) -> str:
+def _what_is_missing(error: ModuleNotFoundError, name: str, entry_point: EntryPoint, noun: str) -> str:
     missing = error.name
     if missing is None:
         return f"{type(error).__name__}: {error}. {remedy(entry_point)}"
@@ -73,8 +77,8 @@ def _what_is_missing(error: ModuleNotFoundError, name: str, entry_point: EntryPo
             f"author."
         )
     return (
-        f"it needs the module {missing!r}, which is not installed. Install that, or install the backend anew with all its "
-        f"dependencies{again}."
+        f"it needs the module {missing!r}, which is not installed. Install that, or install the {noun} anew with all "
+        f"its dependencies{again}."
     )
 
 

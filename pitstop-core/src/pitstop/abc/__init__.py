@@ -14,6 +14,7 @@ from pitstop.abc._config import BackendConfig, Retry, duration_field, query_opti
 from pitstop.abc._kinds import AllBut, is_chosen
 from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._limits import MAX_ERROR_LENGTH, MAX_ID_LENGTH, MAX_KIND_LENGTH, MAX_MESSAGE_BYTES, message_size
+from pitstop.abc._log import log_fields
 from pitstop.abc._loops import run_in_loop
 from pitstop.abc._many import PORTION
 from pitstop.abc._query import Query, filled, has_failed, tallies, tallies_by_scan
@@ -78,6 +79,7 @@ __all__ = [
     "has_failed",
     "is_chosen",
     "load_message",
+    "log_fields",
     "may_hold_secret",
     "message_size",
     "query_options",

@@ -27,6 +27,8 @@ from pitstop.cli._migrate import migrate
 from pitstop.cli._pauses import pause, resume
 from pitstop.cli._ping import ping
 from pitstop.cli._plain import plain
+from pitstop.cli._plugin_commands import OfAPlugin, command_names, load_command
+from pitstop.cli._plugins import plugins
 from pitstop.cli._preview import preview
 from pitstop.cli._settings import Settings, common_options, masked
 from pitstop.cli._stats import stats
@@ -36,6 +38,8 @@ from pitstop.cli._streams import StdoutFailed, discard_stdout, unwritten
 
 __all__ = ["app", "run"]
 
+#: The key under which a context keeps the command of a plugin that runs.
+_PLUGIN = "pitstop.cli.plugin"
 #: Raised for a command without arguments, with the help as its text. Older versions of click exit instead.
 _HELP: type[Exception] = getattr(click.exceptions, "NoArgsIsHelpError", click.exceptions.Exit)
 
@@ -44,14 +48,26 @@ class _App(click.Group):
     """Commands in the order in which a user meets them. Each failure is printed in one line, without a secret."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return [*self.commands, *command_names(self.commands)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        loaded = load_command(cmd_name, self.commands)
+        if loaded is None:
+            return None
+        command, found = loaded
+        ctx.meta[_PLUGIN] = OfAPlugin(found)
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            hint = did_you_mean(args[0], self.commands)
-            ctx.fail(f"No such command {args[0]!r}. {hint}Known: {', '.join(self.commands)}.")
+            known = self.list_commands(ctx)
+            hint = did_you_mean(args[0], known)
+            ctx.fail(f"No such command {args[0]!r}. {hint}Known: {', '.join(known)}.")
         return super().resolve_command(ctx, args)
 
     def make_context(
@@ -61,7 +77,7 @@ class _App(click.Group):
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _told_in_one_line(ctx.find_object(Settings)):
+        with _told_in_one_line(ctx.find_object(Settings), ctx):
             result = super().invoke(ctx)
             _complain_of(unwritten())
             return result
@@ -96,7 +112,7 @@ _COMMANDS: tuple[click.Command, ...] = (
         pause,
         resume,
     ),
-    *(stats, consumers, ping, check, migrate, adopt, backends),
+    *(stats, consumers, ping, check, migrate, adopt, backends, plugins),
 )
 for _command in _COMMANDS:
     app.add_command(_command)
@@ -118,7 +134,7 @@ def run() -> int:
 
 
 @contextmanager
-def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
+def _told_in_one_line(settings: Settings | None, context: click.Context | None = None) -> Iterator[None]:
     try:
         yield
     except PitstopError as error:
@@ -137,14 +153,23 @@ def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
             raise click.exceptions.Exit(0) from None
         raise click.ClickException(str(failure)) from failure
     except Exception as error:
-        said = None if settings is None else settings.blame(error)
-        if said is None and isinstance(error, OSError):
-            # An error of the system, such as a full folder for temporary files.
-            said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        said = _blame(error, settings, context)
         if said is None:
             # A bug of Pitstop's own, for which the traceback is the report.
             raise
         raise click.ClickException(_in_one_line(said, settings)) from error
+
+
+def _blame(error: Exception, settings: Settings | None, context: click.Context | None) -> str | None:
+    """Return a line about a foreign error: it blames a backend, a plugin or the system. None: it is a bug of Pitstop's own."""
+    said = None if settings is None else settings.blame(error)
+    of_a_plugin = None if context is None else context.meta.get(_PLUGIN)
+    if said is None and isinstance(of_a_plugin, OfAPlugin):
+        said = of_a_plugin.blame(error)
+    if said is None and isinstance(error, OSError):
+        # An error of the system, such as a full folder for temporary files.
+        said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    return said
 
 
 def _with_text(error: click.ClickException, line: str) -> click.ClickException:

@@ -17,6 +17,8 @@ import click
 from pitstop import Delivery, Listener, Pitstop, PitstopError, Unsupported
 from pitstop._consume._lanes import Lane
 from pitstop._consume._threads import Consuming
+from pitstop._engine._delivery import lease_of
+from pitstop._engine._handling import Handling
 from pitstop._engine._listener import intake_of
 from pitstop._engine._throttle import Throttle
 from pitstop._listening import open_intake
@@ -24,6 +26,7 @@ from pitstop._pitstop import session_of
 from pitstop._values._arguments import ListenOptions
 from pitstop._values._rate import Rate
 from pitstop.cli._command import CommandFailed, run_command
+from pitstop.cli._metrics import address, served
 from pitstop.cli._output import needs_stdout, print_json, print_json_for_people, say, warn
 from pitstop.cli._pipe import when_stdout_closes
 from pitstop.cli._settings import Settings, common_options
@@ -71,6 +74,12 @@ def _command(_: click.Context, __: click.Parameter, value: str | None) -> str | 
     help="Messages claimed at once. Default: as many as are handled in a moment.",
 )
 @click.option("--rate", type=rate_of, help="Take at most so many messages, as in 50/s, 100/m or 1000/15m.")
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    callback=address,
+    help="Serve metrics for Prometheus there, as in 127.0.0.1:9464.",
+)
 @common_options
 @click.pass_obj
 def listen(
@@ -83,6 +92,7 @@ def listen(
     loop_time: timedelta | None,
     prefetch: int | None,
     rate: Rate | None,
+    metrics: tuple[str, int] | None,
 ) -> None:
     """Print messages as they become due, one JSON object per line.
 
@@ -110,8 +120,12 @@ def listen(
     )
     throttles = () if rate is None else (Throttle(rate),)
     # After the options, so that a wrong one leaves no store open. A listener that waits may be started before the first message is stored.
-    opened = settings.open_existing() if once else settings.open()
-    with opened as pit, Listener(open_intake(pit, options, throttles=throttles)) as listener:
+    opens = settings.open_existing if once else settings.open
+    with (
+        served(metrics) as plugins,
+        opens(plugins) as pit,
+        Listener(open_intake(pit, options, throttles=throttles)) as listener,
+    ):
         with draining(listener) as urgency, _output(command, settings, listener):
             session = _Session(settings, pit, listener, urgency)
             handle: Callable[[Delivery], None] = session.print
@@ -124,7 +138,11 @@ def listen(
                 _consume(pit, listener, session, handle, workers=workers, once=once)
             else:
                 for delivery in _due(listener) if once else listener:
-                    handle(delivery)
+                    handling = Handling(session_of(pit).events, lease_of(delivery), delivery)
+                    try:
+                        handle(delivery)
+                    finally:
+                        handling.end(sys.exception())
                     # The message comes back when its lease is over, and its error is no longer needed.
                     session.unsettled.clear()
             if session.unprintable is not None:

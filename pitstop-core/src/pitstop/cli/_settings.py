@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -45,12 +45,13 @@ class Settings:
         """The URL of the store: ``--url``, else the environment's, else a file in the working directory."""
         return self.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
 
-    def open(self) -> pitstop.Pitstop:
+    def open(self, plugins: Iterable[object] = ()) -> pitstop.Pitstop:
         """Open the store, and make it if it does not exist.
 
+        :param plugins: as for :func:`pitstop.init`.
         :raises pitstop.PitstopError: as :func:`pitstop.init` does.
         """
-        pit = pitstop.init(self.store_url)
+        pit = pitstop.init(self.store_url, plugins=plugins)
         self._opened = type(session_of(pit).backend)
         return pit
 
@@ -74,14 +75,15 @@ class Settings:
             f"{type(error).__name__}{f': {said}' if said else ''} (at {places[-1]}). Report it to its author."
         )
 
-    def open_existing(self) -> pitstop.Pitstop:
+    def open_existing(self, plugins: Iterable[object] = ()) -> pitstop.Pitstop:
         """Open the store for a command that reads or changes its messages. A mistyped URL makes no empty store.
 
+        :param plugins: as for :func:`pitstop.init`.
         :raises pitstop.ConfigError: if there is no store, as far as the backend knows (``create=False``). A backend that
             connects later raises :class:`pitstop.BackendUnavailable` at the first use.
         :raises pitstop.PitstopError: as :func:`pitstop.init` does.
         """
-        return pitstop.init({"url": self.store_url, "create": False})
+        return pitstop.init({"url": self.store_url, "create": False}, plugins=plugins)
 
 
 def common_options(command: _Command) -> _Command:

@@ -42,6 +42,7 @@ def init(
     ids: str | Callable[[int], str] | None = None,
     seed: int | None = None,
     plugins: Iterable[object] = (),
+    strict_plugins: bool = False,
 ) -> TestPitstop:
     """Open a store for a test, whose clock the test moves.
 
@@ -52,6 +53,7 @@ def init(
         the same ``store_many``. Default: UUIDs.
     :param seed: these UUIDs and ``faults.at_random()`` are drawn from it, the same in each run.
     :param plugins: as for :func:`pitstop.init`.
+    :param strict_plugins: as for :func:`pitstop.init`.
     :return: the open store.
     :raises ConfigError: if an argument cannot be used; also if the clock is a real one.
     """
@@ -64,7 +66,7 @@ def init(
     if server is not None:
         options["clock"] = server
     events = Events(clock)
-    backend, hooks = open_backend(options, [events, *several_plugins(plugins)])
+    backend, hooks = open_backend(options, [events, *several_plugins(plugins)], strict=strict_plugins)
     if server is not None and backend.clock is not server:
         backend.close()
         raise ConfigError(

@@ -30,6 +30,7 @@ from pymongo.errors import ExecutionTimeout, NetworkTimeout, OperationFailure
 from pymongo.read_preferences import ReadPreference
 
 from pitstop import BackendUnavailable
+from pitstop.abc import log_fields
 from pitstop_mongo._bson.codecs import CODEC, fields_of
 from pitstop_mongo._client.dialect import Handles
 from pitstop_mongo._client.failures import Kind, kind_of
@@ -311,7 +312,11 @@ class Collection:
     def _unchecked(self, part: str, error: OperationFailure) -> None:
         if error.code not in _CANNOT_LOOK:
             raise error
-        _log.debug("not checked in %s, because this user may not: %s (code %s)", self.location, part, error.code)
+        text, extra = (
+            "not checked in %s, because this user may not: %s (code %s)",
+            log_fields("not_checked", backend="mongodb"),
+        )
+        _log.debug(text, self.location, part, error.code, extra=extra)
 
     def _name_is_taken(self) -> BackendUnavailable:
         return refused(

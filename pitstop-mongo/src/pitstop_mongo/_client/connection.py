@@ -16,7 +16,7 @@ import pymongo
 from pymongo.errors import BulkWriteError, InvalidOperation, OperationFailure
 
 from pitstop import BackendUnavailable, OutcomeUnknown, PitstopError
-from pitstop.abc import Calls, Clock, SystemClock
+from pitstop.abc import Calls, Clock, SystemClock, log_fields
 from pitstop_mongo._client.client import open_client
 from pitstop_mongo._client.collection import Collection
 from pitstop_mongo._client.config import MongoConfig
@@ -353,7 +353,8 @@ class Connection:
             _log.warning(
                 "The given client was made before a fork, in another process. PyMongo does not promise that it works here. "
                 "Make a client in each process, and give it to a Pitstop that is made there (in gunicorn's post_fork, in "
-                "Celery's worker_process_init). Or leave client out: then Pitstop makes a client for each process."
+                "Celery's worker_process_init). Or leave client out: then Pitstop makes a client for each process.",
+                extra=log_fields("client_forked", backend="mongodb"),
             )
 
     def _open(self) -> Link:

@@ -22,7 +22,7 @@ from threading import Thread
 import attrs
 
 from pitstop import BackendUnavailable
-from pitstop.abc import Clock
+from pitstop.abc import Clock, log_fields
 from pitstop_mongo._client.collection import Collection
 from pitstop_mongo._client.failures import CAUGHT
 
@@ -141,11 +141,12 @@ class KindIndex:
         except CAUGHT as error:
             # The next claim of some kinds tries again, and finds out whether the server is there.
             self._look_at = _NOW
-            _log.debug("the index of the kinds was not made: %s", type(error).__name__)
+            extra = log_fields("kind_index_not_made", backend="mongodb")
+            _log.debug("the index of the kinds was not made: %s", type(error).__name__, extra=extra)
         else:
             self.ready = Ready(name, self._clock.monotonic())
 
     def _warn(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
-            _log.warning("%s", text)
+            _log.warning("%s", text, extra=log_fields("kind_index_not_made", backend="mongodb"))

@@ -18,6 +18,7 @@ from typing import Any
 from pymongo.errors import OperationFailure
 
 from pitstop import BackendUnavailable
+from pitstop.abc import log_fields
 from pitstop_mongo._bson.codecs import CODEC
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.link import Link
@@ -77,6 +78,7 @@ class Pauses:
                         "paused kinds have no effect here, because this user may not read %s. The user needs the role readWrite "
                         "on the database",
                         coll.full_name,
+                        extra=log_fields("pauses_not_read", backend="mongodb"),
                     )
                 return {}
         ends = {each["_id"]: each.get("until") for each in found if isinstance(each["_id"], str)}

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pymongo.errors import OperationFailure
 
 from pitstop import BackendUnavailable
-from pitstop.abc import Clock
+from pitstop.abc import Clock, log_fields
 from pitstop_mongo._client.collection import refused
 from pitstop_mongo._client.config import MongoConfig
 from pitstop_mongo._client.connection import Connection
@@ -63,7 +63,7 @@ def scratch_collection(config: MongoConfig, clock: Clock, suffix: str) -> Iterat
                 _drop(connection, suffix)
             except BackendUnavailable as error:
                 # The caller needs the first error.
-                _log.warning("%s", error)
+                _log.warning("%s", error, extra=log_fields("scratch_not_dropped", backend="mongodb"))
             raise
         _drop(connection, suffix)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from pitstop.abc import Clock
+from pitstop.abc import Clock, log_fields
 from pitstop_mongo._client.dialect import Dialect
 
 
@@ -54,7 +54,9 @@ class ServerTime:
                 origin = self._measure()
             except PyMongoError as error:
                 # The clocks do not change when the server is away, so the last measurement is still right.
-                _log.debug("the difference to the server's clock could not be measured: %s", type(error).__name__)
+                extra = log_fields("clock_not_measured", backend="mongodb")
+                text = "the difference to the server's clock could not be measured: %s"
+                _log.debug(text, type(error).__name__, extra=extra)
                 self._measured = self._clock.monotonic() - _MEASURE_EVERY + _MEASURE_AGAIN
             finally:
                 self._busy.release()
@@ -91,7 +93,9 @@ class ServerTime:
         skewed = abs(offset) > _WORTH_A_WARNING_US
         if skewed and not self._skewed:
             _log.warning(
-                "the server's clock and this machine's differ by %.1f s. The server's clock decides", offset / 1e6
+                "the server's clock and this machine's differ by %.1f s. The server's clock decides",
+                offset / 1e6,
+                extra=log_fields("clock_skew", backend="mongodb"),
             )
         self._skewed, self._measured = skewed, self._clock.monotonic()
         self._origin_us = origin = self._clock.time_us() - _us(self._clock.monotonic()) + offset

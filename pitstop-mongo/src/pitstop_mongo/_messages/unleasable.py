@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pitstop.abc import Clock
+from pitstop.abc import Clock, log_fields
 from pitstop_mongo._client.dialect import Dialect
 
 
@@ -58,7 +58,8 @@ class Unleasable:
         if id in self._logged or len(self._logged) >= _MOST:
             return
         self._logged.add(id)
-        _log.warning("message %r in %s: %s", id, self._location, why)
+        extra = log_fields("message_unleasable", backend="mongodb", message_id=id)
+        _log.warning("message %r in %s: %s", id, self._location, why, extra=extra)
 
     def forget(self, ids: Iterable[str]) -> None:
         """Let these documents be claimed again, because they were stored again or removed."""

@@ -30,7 +30,7 @@ from pymongo import CursorType, WriteConcern
 from pymongo.errors import OperationFailure
 
 from pitstop import PitstopError
-from pitstop.abc import Clock, from_instant
+from pitstop.abc import Clock, from_instant, log_fields
 from pitstop_mongo._bson.codecs import CODEC
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.link import Link
@@ -118,7 +118,8 @@ class Wakeups:
                     state.quick.insert_one(state.wakeup(due))
         except PitstopError as error:
             self._not_before = self._clock.monotonic() + _PAUSE
-            _log.debug("a wake-up was not written: %s", error)
+            extra = log_fields("wakeup_not_written", backend="mongodb")
+            _log.debug("a wake-up was not written: %s", error, extra=extra)
 
     def follow(self, link: Link) -> Any | None:
         """Return a cursor of raw batches that waits for later wake-ups of other processes; None if there can be none."""
@@ -182,6 +183,7 @@ class Wakeups:
                 "(loop_time): %s",
                 coll.full_name,
                 why,
+                extra=log_fields("not_watched", backend="mongodb"),
             )
         return False
 

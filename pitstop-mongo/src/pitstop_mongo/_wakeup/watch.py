@@ -18,7 +18,7 @@ import pymongo
 from pymongo.errors import InvalidOperation, OperationFailure
 
 from pitstop import BackendUnavailable
-from pitstop.abc import Watch, floor_instant
+from pitstop.abc import Watch, floor_instant, log_fields
 from pitstop_mongo._bson.codecs import CODEC
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.failures import CAUGHT, translate
@@ -88,6 +88,7 @@ class Watcher:
                     "a listener notices the messages of other processes in %s only when it looks next (loop_time): %s",
                     self._connection.location,
                     refused,
+                    extra=log_fields("not_watched", backend="mongodb"),
                 )
             return None
         self._watched = watch is not None
