@@ -40,6 +40,7 @@ from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._stored import Stored
 from pitstop._values._summary import Summary
+from pitstop._values._transfer import Transfer
 
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ __all__ = [
     "Stored",
     "Summary",
     "Times",
+    "Transfer",
     "UnknownBackend",
     "Unsupported",
     "Upcoming",
