@@ -63,6 +63,17 @@ def test_a_change_of_large_messages_holds_a_part_of_them(large, deed, by):
             assert large.redrive_many(**names) == 0
 
 
+def test_a_move_of_large_messages_holds_a_part_of_them(large, tmp_path):
+    with (
+        pitstop.init(f"sqlite:///{tmp_path}/moved.db") as other,
+        pitstop.init(f"sqlite:///{tmp_path}/read.db") as third,
+    ):
+        with at_most(2 * MOST):
+            assert large.copy_to(other).written == 25
+        with at_most(2 * MOST):
+            assert third.import_lines(other.export_lines()).written == 25
+
+
 def test_a_portion_of_large_messages_ends_near_its_size(large):
     backend = pitstop._pitstop.session_of(large).backend
     every = [f"a{n:02}" for n in range(25)]

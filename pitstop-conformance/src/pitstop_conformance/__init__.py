@@ -64,6 +64,7 @@ from pitstop_conformance.behaviour._policies import Policies
 from pitstop_conformance.behaviour._recurring import Recurring
 from pitstop_conformance.behaviour._refusals import Refusals
 from pitstop_conformance.behaviour._store import Store
+from pitstop_conformance.behaviour._transfer import Moves
 from pitstop_conformance.contract._config import Configuration
 from pitstop_conformance.contract._connections import Connections
 from pitstop_conformance.contract._counts import Counts
@@ -151,6 +152,7 @@ class PitstopBehaviour(
     OfKinds,
     Batches,
     Listening,
+    Moves,
     ManyMessages,
     Finding,
     Look,

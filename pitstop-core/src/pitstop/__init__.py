@@ -45,6 +45,7 @@ from pitstop._values._plugin import Plugin
 from pitstop._values._seen import SeenConsumer
 from pitstop._values._stored import Stored
 from pitstop._values._summary import Summary
+from pitstop._values._transfer import Transfer
 
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ __all__ = [
     "Stored",
     "Summary",
     "Times",
+    "Transfer",
     "UnknownBackend",
     "Unsupported",
     "Upcoming",

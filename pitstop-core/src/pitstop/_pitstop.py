@@ -22,6 +22,7 @@ from pitstop._pausing import Pausing
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._preview import Upcoming
 from pitstop._storing import Storing
+from pitstop._transferring import Transferring
 from pitstop._values._entry import Entry
 from pitstop._values._id import new_id, new_ids, valid_id
 from pitstop._values._instant import from_instant
@@ -39,7 +40,7 @@ OneShot = tuple[Mapping[str, Any], Moment | None]
 Recurring = tuple[Mapping[str, Any], Moment | None, Moment | None, Interval | None]
 
 
-class Pitstop(Listening, Finding, Pausing, ChangingMany):
+class Pitstop(Listening, Finding, Pausing, ChangingMany, Transferring):
     """A store of messages that are to be emitted later. :func:`pitstop.init` makes it. It is thread-safe.
 
     Every method may raise :class:`pitstop.BackendUnavailable` if the store cannot be reached. As a context manager, a

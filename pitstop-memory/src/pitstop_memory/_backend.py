@@ -113,6 +113,11 @@ class MemoryBackend(Backend):
         with turn.lock, turn.call():
             return self._delete_many(ids, query)
 
+    def put_new(self, records: Sequence[Record]) -> Sequence[bool]:
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            return [self._put_if(record, None, None) for record in records]
+
     def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
         turn = self._room.turn
         with turn.lock, turn.call():

@@ -123,7 +123,7 @@ class MongoBackend(Backend):
         self._notes = Notes(self._connection)
         self._viewer = Viewer(self._connection, self._unleasable)
         self._finder = Finder(self._connection, self._viewer)
-        self._batches = Batches(self._connection)
+        self._batches = Batches(self._connection, self._storer)
         # The only process that uses a collection of scratch() is this one. A wake-up that is on its way when the collection
         # is dropped would make it again.
         muted = is_scratch(config.coll)
@@ -174,6 +174,9 @@ class MongoBackend(Backend):
         return (
             self._delete_many(ids, query) if Capability.BULK in self.capabilities else super().delete_many(ids, query)
         )
+
+    def put_new(self, records: Sequence[Record]) -> Sequence[bool]:
+        return self._put_new(records) if Capability.BULK in self.capabilities else super().put_new(records)
 
     def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
         return self._put_many_if(items) if Capability.BULK in self.capabilities else super().put_many_if(items)
@@ -313,6 +316,17 @@ class MongoBackend(Backend):
     def _delete_many(self, ids: Sequence[str], query: Query | None) -> Sequence[bool]:
         self._unleasable.forget(ids)
         return self._batches.delete(ids, query)
+
+    @_one_call
+    def _put_new(self, records: Sequence[Record]) -> Sequence[bool]:
+        try:
+            stored = self._batches.put_new(records)
+        finally:
+            # Also when it failed: it may have been done in part.
+            self._claimers.written(min((record.progress.due or 0 for record in records), default=None))
+            self._unleasable.forget(record.id for record in records)
+        self._wakeups.announce(_least(record.progress for record, done in zip(records, stored, strict=True) if done))
+        return stored
 
     @_one_call
     def _put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:

@@ -129,6 +129,10 @@ class PostgresBackend(Backend):
         return self._storer.put_if(record, revision, progress)
 
     @_one_call
+    def put_new(self, records: Sequence[Record]) -> Sequence[bool]:
+        return self._storer.put_new(records)
+
+    @_one_call
     def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
         return self._storer.put_many_if(items)
 

@@ -101,13 +101,13 @@ class Statements:
         )
         self.create = f"INSERT INTO {table} ({COLUMNS}) VALUES ({_scalars(NAMES)}) ON CONFLICT DO NOTHING RETURNING id"
 
-        def put_many(columns: tuple[str, ...]) -> str:
+        def put_many(columns: tuple[str, ...], conflict: str = replaced) -> str:
             # The rows get their `seq` in the order in which they were given, and are written in the order of their ids.
             listed = ", ".join(columns)
             return (
                 f"WITH given AS MATERIALIZED (SELECT nextval((SELECT pg_get_serial_sequence('{literal}', 'seq')::regclass)) AS seq, "
                 f"{listed} FROM unnest({_arrays(columns)}) AS given ({listed})) "
-                f'INSERT INTO {table} (seq, {listed}) SELECT seq, {listed} FROM given ORDER BY id COLLATE "C" {replaced} RETURNING id'
+                f'INSERT INTO {table} (seq, {listed}) SELECT seq, {listed} FROM given ORDER BY id COLLATE "C" {conflict} RETURNING id'
             )
 
         self.put_many, self.put_fresh_many = put_many(NAMES), put_many(_FRESH)
@@ -123,6 +123,7 @@ class Statements:
         #: Store records that were never claimed, whose common columns are equal, and whose ids are in ascending order. They bind
         #: the common columns first. They return nothing.
         self.put_alike, self.put_alike_notifying = put_alike(""), put_alike(f" WHERE {_ONCE}")
+        self.create_many = put_many(NAMES, "ON CONFLICT DO NOTHING")
         self.stored = (
             f"SELECT m.id FROM unnest(%b::text[], %b::text[]) AS given (id, revision) JOIN {table} AS m USING (id) "
             "WHERE m.revision = given.revision"

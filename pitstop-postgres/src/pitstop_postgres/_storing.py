@@ -121,6 +121,17 @@ class Storer:
             text = f"{error} Check with get(), or store again under the same id."
             raise OutcomeUnknown(text, ids=(record.id,), permanent=error.permanent) from None
 
+    def put_new(self, records: Sequence[Record]) -> Sequence[bool]:
+        """See :meth:`pitstop.abc.Many.put_new`."""
+        created: set[str] = set()
+        for batch in _portions([(each, new_row(each)) for each in records]):
+            try:
+                created |= self._database.write(lambda run, batch=batch: self._create(run, batch))  # type: ignore[misc]
+            except OutcomeUnknown as error:
+                ids = tuple(each.id for each in records if each.id not in created)
+                raise OutcomeUnknown(str(error), ids=ids, permanent=error.permanent) from None
+        return [each.id in created for each in records]
+
     def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
         """See :meth:`pitstop.abc.Backend.put_many_if`."""
         if not items:
@@ -229,6 +240,18 @@ class Storer:
         except OutcomeUnknown as error:
             raise OutcomeUnknown(str(error), ids=tuple(ids), permanent=error.permanent) from None
         return [id in removed for id in ids]
+
+    def _create(self, run: Run, batch: Sequence[tuple[Record, Row]]) -> set[str]:
+        """Store the records of a batch whose ids are new. Return these ids."""
+        done = self._stored(run, batch) if run.again else set()
+        left = [each for each in batch if each[0].id not in done]
+        if run.again:
+            self._check_not_due([record for record, _ in left])
+        if not left:
+            return done
+        hint = self._hints.of_records([record.progress.due for record, _ in left])
+        columns = tuple(columns_of([row for _, row in left]))
+        return done.union(execute(run.session, self._hints, self._statements.create_many, columns, hint))
 
     def _versions(self, session: Session, ids: Sequence[str]) -> list[tuple[str, Record | Damaged]]:
         return [(row[0], read_row(row[1:])) for row in session.fetch(self._statements.get_versions, (list(ids),))]

@@ -146,6 +146,15 @@ class SqliteBackend(Backend):
             self._verify_many(ids)
         return removed
 
+    def put_new(self, records: Sequence[Record]) -> Sequence[bool]:
+        rows = [new_row(record) for record in records]
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            stored = [connection.execute(_statements.CREATE, row).rowcount == 1 for row in rows]
+            connection.execute("COMMIT")
+            self._verify_many([record.id for record in records])
+        return stored
+
     def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
         statements = [conditional(*item) for item in items]
         with self._turn.lock, self._turn.call(), self._database as connection:

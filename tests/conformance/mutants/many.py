@@ -124,6 +124,36 @@ class KeepsTheTimesOfMany(MemoryBackend):
         )
 
 
+@mutant("test_a_record_that_is_there_stays", "test_any_number_is_stored_anew")
+class OverwritesThoseThatAreThere(MemoryBackend):
+    """Stores new records as any others: a second copy brings messages back to the state of before."""
+
+    def put_new(self, records: Sequence[Record]) -> Sequence[bool]:
+        self.put(records)
+        return [True] * len(records)
+
+
+@mutant("test_a_record_that_is_there_stays", "test_any_number_is_stored_anew")
+class StoresAllNewOnesOrNone(MemoryBackend):
+    """Stores no record of a batch if one of them is there already."""
+
+    def put_new(self, records: Sequence[Record]) -> Sequence[bool]:
+        if any(self.get(each.id) is not None for each in records):
+            return [False] * len(records)
+        return super().put_new(records)
+
+
+@mutant("test_new_records_are_stored_as_they_are")
+class ForgetsTheAttemptsOfNewOnes(MemoryBackend):
+    """Writes new records by the statement for records that were never claimed."""
+
+    def put_new(self, records: Sequence[Record]) -> Sequence[bool]:
+        fresh = [Progress(each.progress.due, each.progress.scheduled_for) for each in records]
+        return super().put_new(
+            [attrs.evolve(each, progress=progress) for each, progress in zip(records, fresh, strict=True)]
+        )
+
+
 @mutant("test_many_are_read_in_portions")
 class EndsAPortionTooEarly(MemoryBackend):
     """Ends a portion at its first record, and forgets the ids behind it."""

@@ -166,7 +166,7 @@ class FilesystemBackend(Backend):
                 self._folder.commit({}, [name], [id])
             return name is not None
 
-    # Each of the next three takes the lock once for all records, and lists the folder once. Searches do without: the default of
+    # Each of the next four takes the lock once for all records, and lists the folder once. Searches do without: the default of
     # `find` reads pages of scan(), which is what a folder affords.
     def delete_many(self, ids: Sequence[str], query: Query | None = None) -> Sequence[bool]:
         with self._folder.locked() as names:
@@ -178,6 +178,12 @@ class FilesystemBackend(Backend):
                     gone[id] = name
             self._folder.commit({}, list(gone.values()), list(gone))
         return [id in gone for id in ids]
+
+    def put_new(self, records: Sequence[Record]) -> Sequence[bool]:
+        with self._folder.locked() as names:
+            new = {record.id: record for record in records if key_of(record.id) not in names}
+            self._write(names, list(new.values()))
+        return [record.id in new for record in records]
 
     def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
         stored: dict[str, Record] = {}

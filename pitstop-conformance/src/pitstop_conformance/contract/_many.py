@@ -1,4 +1,4 @@
-"""The contract of ``get_many``, ``delete_many`` and ``put_many_if``: many records in one call, each on its own condition."""
+"""The contract of ``get_many``, ``delete_many``, ``put_many_if`` and ``put_new``: many records in one call, each on its own condition."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from typing import Any
 import attrs
 import pytest
 
-from pitstop.abc import Backend, Capability, Damaged, Outcome, Progress, Query, Record
+from pitstop.abc import PAUSED, Backend, Capability, Damaged, Outcome, Progress, Query, Record
 from pitstop.testing import ManualClock
 from pitstop_conformance._kit import Handles, Kit, needs
-from pitstop_conformance._records import MINUTE, START, ids, lease_only, make_record, put_due, records, settlement
+from pitstop_conformance._records import (
+    MINUTE,
+    SERIES,
+    START,
+    complete,
+    ids,
+    lease_only,
+    make_record,
+    put_due,
+    records,
+    settlement,
+)
 
 
 #: Ids that a store may take for a pattern, an operator, or the same text.
@@ -32,7 +43,7 @@ def _change(backend: Backend, stored: list[Record], due: int | None) -> list[tup
 class ManyRecords(Kit):
     """Batches of removals and conditional stores: each record by itself."""
 
-    rule = "pitstop.abc.Many.get_many, delete_many and put_many_if"
+    rule = "pitstop.abc.Many.get_many, delete_many, put_many_if and put_new"
 
     @pytest.fixture
     def batching(self, backend: Backend) -> Backend:
@@ -199,6 +210,76 @@ class ManyRecords(Kit):
         done: list[Any] = [settlement(each, Outcome.COMPLETE, None) for each in leased]
         assert list(batching.settle(done)) == [False, False]
         assert sorted(ids(batching.scan("due", 10, None))) == ["a", "b"]
+
+    def test_new_records_are_stored_as_they_are(self, batching: Backend, open_backend: Handles) -> None:
+        """With all that a record may have: they come from another store."""
+        progress: dict[str, Any] = {
+            "attempts": 3,
+            "first_leased": START - 9,
+            "last_error": "boom",
+            "unsettled": 2,
+            "ahead": 1,
+            "excused": 1,
+        }
+        stored = [make_record(id, START + n, scheduled_for=START - n, **progress) for n, id in enumerate(_IDS)]
+        stored += [
+            make_record("dead", None, token="t", **progress),
+            make_record("paused", None, token=PAUSED),
+            make_record("paused until", START + MINUTE, token=PAUSED),
+            make_record("series", START + 1, series=SERIES),
+        ]
+        if Capability.KINDS in batching.capabilities:
+            stored.append(make_record("kind", kind="mail"))
+        if Capability.POLICIES in batching.capabilities:
+            stored.append(make_record("policy", policy={"expires": 5, "moved": [1, 2]}))
+
+        assert list(batching.put_new(stored)) == [True] * len(stored)
+
+        peer = open_backend.peer()
+        assert [peer.get(each.id) for each in stored] == stored
+        assert list(batching.put_new([])) == []
+
+    def test_a_record_that_is_there_stays(self, batching: Backend) -> None:
+        put_due(batching, "a", "b")
+        leased = lease_only(batching)
+        before = [batching.get(id) for id in ("a", "b")]
+        new = [make_record(id, START + MINUTE) for id in ("a", "x", "b", "y")]
+
+        assert list(batching.put_new(new)) == [False, True, False, True]
+        assert list(batching.put_new(new)) == [False] * 4
+
+        assert [batching.get(id) for id in ("a", "b")] == before
+        assert [batching.get(id) for id in ("x", "y")] == [new[1], new[3]]
+        assert list(batching.settle([complete(leased)])) == [True], "its lease goes on"
+
+    def test_a_damaged_record_is_there_too(self, batching: Backend) -> None:
+        put_due(batching, "a", "b")
+        self.damage(batching, "b")
+
+        assert list(batching.put_new([make_record("b"), make_record("c")])) == [False, True]
+
+        assert isinstance(batching.get("b"), Damaged)
+
+    @pytest.mark.parametrize("count", [1, 2, 1200])
+    def test_any_number_is_stored_anew(self, batching: Backend, count: int) -> None:
+        new = [make_record(f"{n:05}") for n in range(count)]
+        batching.put(new[::3])
+
+        assert list(batching.put_new(new)) == [n % 3 != 0 for n in range(count)]
+
+        assert len(list(batching.scan(None, count + 1, None))) == count
+
+    def test_new_records_with_one_time_are_leased_in_the_order_in_which_they_came(self, batching: Backend) -> None:
+        new = [make_record(id) for id in ("c", "a", "d", "b")]
+        batching.put_new(new)
+
+        assert ids(batching.lease(9, MINUTE)) == ["c", "a", "d", "b"]
+
+    def test_next_due_follows_new_records(self, batching: Backend, open_backend: Handles) -> None:
+        assert batching.next_due() is None
+        batching.put_new([make_record("a", START + MINUTE), make_record("b", START + 7)])
+
+        assert open_backend.peer().next_due() == START + 7
 
     def test_next_due_follows_a_store_of_many(self, batching: Backend, open_backend: Handles) -> None:
         stored = [make_record(id, START + MINUTE) for id in ("a", "b")]

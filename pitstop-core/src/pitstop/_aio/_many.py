@@ -2,7 +2,7 @@
 
 Each call runs in one thread, batch by batch. If its caller is cancelled, that thread begins no further batch.
 
-Threads: the loop's thread sets :class:`_Reins`; the thread of the call reads it.
+Threads: the loop's thread sets :class:`Reins`; the thread of the call reads it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pitstop._values._entry import State
 from pitstop._values._schedule import Moment
 
 
-__all__ = ["AsyncChangingMany"]
+__all__ = ["AsyncChangingMany", "Ended", "Reins"]
 
 _T = TypeVar("_T")
 
@@ -127,13 +127,13 @@ class AsyncChangingMany(ABC):
         progress: Callable[[int], object] | None,
         **options: Any,
     ) -> int:
-        reins = _Reins(progress)
+        reins = Reins(progress)
 
         def call(pit: Pitstop) -> int:
             try:
                 reins.check()
                 return method(pit, None if ids is None else reins.over(some_ids(ids)), progress=reins.note, **options)
-            except _Ended:
+            except Ended:
                 # The caller does not wait any more, so it gets no count.
                 return 0
 
@@ -144,11 +144,11 @@ class AsyncChangingMany(ABC):
             raise
 
 
-class _Ended(Exception):
+class Ended(Exception):
     """The caller of a call was cancelled."""
 
 
-class _Reins:
+class Reins:
     """Ends a call between two batches, and between two ids, once its caller was cancelled."""
 
     def __init__(self, progress: Callable[[int], object] | None) -> None:
@@ -157,7 +157,7 @@ class _Reins:
 
     def check(self) -> None:
         if self.cancelled:
-            raise _Ended
+            raise Ended
 
     def over(self, ids: Iterator[Any]) -> Iterator[Any]:
         for each in ids:

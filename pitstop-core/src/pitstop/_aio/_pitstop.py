@@ -19,6 +19,7 @@ from pitstop._aio._finding import AsyncFinding
 from pitstop._aio._listening import AsyncListening, closed_error
 from pitstop._aio._many import AsyncChangingMany
 from pitstop._aio._pausing import AsyncPausing
+from pitstop._aio._transferring import AsyncTransferring
 from pitstop._aio._within import do_within
 from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import PitstopError
@@ -56,7 +57,7 @@ def init_async(
     return AsyncPitstop(*prepare_backend(config, plugins, strict=strict_plugins))
 
 
-class AsyncPitstop(AsyncListening, AsyncFinding, AsyncPausing, AsyncChangingMany):
+class AsyncPitstop(AsyncListening, AsyncFinding, AsyncPausing, AsyncChangingMany, AsyncTransferring):
     """A store of messages that are to be emitted later, for event loops. Made by :func:`pitstop.init_async`.
 
     The methods are those of :class:`pitstop.Pitstop`, with the same arguments and errors. Methods that ask the store are

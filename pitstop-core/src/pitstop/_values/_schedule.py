@@ -18,6 +18,7 @@ from pitstop._recurrence._stored_form import check_stored_form
 from pitstop._values._duration import format_duration, parse_duration, read_duration
 from pitstop._values._instant import LAST_INSTANT, end_of, instant_of, span_of_time
 from pitstop._values._jitter import spread
+from pitstop._values._left_behind import LEFT_BEHIND
 from pitstop._values._plain import shown, type_name
 from pitstop._values._quoting import quoted
 
@@ -204,6 +205,8 @@ def _remembered(start: Any, end: Any, catch_up: Any, grace: Any, jitter: Any, *e
 
 
 def _read(plain: Mapping[str, Any]) -> Schedule:
+    if plain.keys() == {LEFT_BEHIND}:
+        raise ScheduleError(f"{plain[LEFT_BEHIND]}")
     fields = dict(plain)
     recurrence = load_recurrence(fields.pop("every", None))
     start, end, grace = fields.pop("start", None), fields.pop("end", None), fields.pop("grace", None)

@@ -20,7 +20,7 @@ from typing import Any
 from pitstop._values._instant import floor_instant, from_instant
 
 
-__all__ = ["dump_message", "load_message", "load_written"]
+__all__ = ["dump_ascii", "dump_message", "dump_sorted", "load_message", "load_written"]
 
 _RESERVED = frozenset({"$bytes", "$time", "$map"})
 
@@ -30,6 +30,18 @@ def dump_message(message: dict[str, Any]) -> str:
     text = _encoder.encode(message)
     # Nearly no message has such a key. The search costs less than a walk over every message.
     return _encoder.encode(_escape(message)) if '"$' in text else text
+
+
+def dump_ascii(values: dict[str, Any]) -> str:
+    """Return values as :func:`dump_message` does, in ASCII. A lone surrogate becomes an escape, as JSON spells it."""
+    text = _ascii_encoder.encode(values)
+    return _ascii_encoder.encode(_escape(values)) if '"$' in text else text
+
+
+def dump_sorted(values: dict[str, Any]) -> str:
+    """Return values as :func:`dump_ascii` does, with the keys of all mappings in order: equal values have one text."""
+    text = _sorting_encoder.encode(values)
+    return _sorting_encoder.encode(_escape(values)) if '"$' in text else text
 
 
 def load_message(text: str) -> Any:
@@ -70,6 +82,8 @@ def _write(value: object) -> dict[str, Any]:
 
 
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_write, check_circular=False)
+_ascii_encoder = json.JSONEncoder(separators=(",", ":"), default=_write, check_circular=False)
+_sorting_encoder = json.JSONEncoder(separators=(",", ":"), default=_write, check_circular=False, sort_keys=True)
 
 
 _decoder = json.JSONDecoder()

@@ -61,8 +61,8 @@ class Capability(Flag):
     POLICIES = auto()
     #: :meth:`Backend.find` reads about as many records as it returns. Without it a search walks through all records.
     FIND = auto()
-    #: :meth:`Backend.get_many`, :meth:`Backend.delete_many` and :meth:`Backend.put_many_if` take a few round trips for a batch.
-    #: Without it they take a few for each record.
+    #: :meth:`Backend.get_many`, :meth:`Backend.delete_many`, :meth:`Backend.put_many_if` and :meth:`Backend.put_new` take a few
+    #: round trips for a batch. Without it they take a few for each record.
     BULK = auto()
     #: :meth:`Backend.pause_kind`, :meth:`Backend.resume_kind` and :meth:`Backend.paused_kinds` keep the paused kinds of the
     #: store. Needs :attr:`KINDS`.

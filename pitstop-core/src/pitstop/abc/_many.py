@@ -108,6 +108,18 @@ class Many:
             return [self.delete(id) for id in ids]
         return [_delete_matching(self, id, query) for id in ids]
 
+    def put_new(self: _Store, records: Sequence[Record]) -> Sequence[bool]:
+        """Store records with distinct ids, those whose ids no stored record has. Return for each whether it was stored.
+
+        A stored record with one of the ids stays as it is, also a damaged one. Each store is atomic, and the batch need not be.
+        If a record is stored, it is stored as :meth:`pitstop.abc.Backend.put` stores it. Copies from another store come by this
+        method. Without an override this calls :meth:`pitstop.abc.Backend.put_if` for each record.
+
+        :raises pitstop.OutcomeUnknown: in doubt about some of them, with their ids.
+        :raises pitstop.Unsupported: without :attr:`pitstop.abc.Capability.CONDITIONAL`.
+        """
+        return [self.put_if(record, None) for record in records]
+
     def put_many_if(self: _Store, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
         """Store records with distinct ids as :meth:`pitstop.abc.Backend.put_if` does. Return for each whether it was stored.
 

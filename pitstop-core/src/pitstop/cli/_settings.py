@@ -37,6 +37,8 @@ class Settings:
     # Left out of the repr: a URL may hold a password.
     url: str | None = attrs.field(default=None, repr=False)
     json: bool = False
+    #: Other URLs of this command, whose passwords no output may hold.
+    _hidden: list[str] = attrs.field(factory=list, init=False, repr=False)
     #: The class of the backend that was opened last.
     _opened: type[Backend] | None = attrs.field(default=None, init=False, repr=False)
 
@@ -45,13 +47,29 @@ class Settings:
         """The URL of the store: ``--url``, else the environment's, else a file in the working directory."""
         return self.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
 
+    def hide(self, url: str) -> None:
+        """Keep the password of another URL out of all output."""
+        self._hidden.append(url)
+
+    @property
+    def urls(self) -> list[str]:
+        """All URLs that were given to the command."""
+        return [url for url in (self.url, os.environ.get(URL_VARIABLE), *self._hidden) if url]
+
     def open(self, plugins: Iterable[object] = ()) -> pitstop.Pitstop:
         """Open the store, and make it if it does not exist.
 
         :param plugins: as for :func:`pitstop.init`.
         :raises pitstop.PitstopError: as :func:`pitstop.init` does.
         """
-        pit = pitstop.init(self.store_url, plugins=plugins)
+        return self.open_other(self.store_url, plugins)
+
+    def open_other(self, url: str, plugins: Iterable[object] = ()) -> pitstop.Pitstop:
+        """Open the store at a URL, and make it if it does not exist.
+
+        :raises pitstop.PitstopError: as :func:`pitstop.init` does.
+        """
+        pit = pitstop.init(url, plugins=plugins)
         self._opened = type(session_of(pit).backend)
         return pit
 
@@ -126,8 +144,8 @@ def masked(text: str, settings: Settings | None) -> str:
     """
     # Errors show how to write a URL as user:password@. If the URL has that very password, it is replaced below.
     text = without_credentials(text)
-    for url in (settings.url if settings else None, os.environ.get(URL_VARIABLE)):
-        for secret in _passwords(url or ""):
+    for url in settings.urls if settings else [os.environ.get(URL_VARIABLE) or ""]:
+        for secret in _passwords(url):
             text = text.replace(secret, "***")
     return text
 

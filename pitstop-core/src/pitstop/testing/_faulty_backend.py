@@ -153,6 +153,9 @@ class FaultyBackend(Backend):
     def delete_many(self, ids: Sequence[str], query: Query | None = None) -> Sequence[bool]:
         return self._call("remove", self.inner.delete_many, ids, query, ids=lambda: tuple(ids))
 
+    def put_new(self, records: Sequence[Record]) -> Sequence[bool]:
+        return self._call("store", self.inner.put_new, records, ids=lambda: tuple(each.id for each in records))
+
     def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
         return self._call("store", self.inner.put_many_if, items, ids=lambda: tuple(each.id for each, *_ in items))
 

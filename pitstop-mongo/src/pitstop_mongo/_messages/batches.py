@@ -22,7 +22,7 @@ from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.link import Link
 from pitstop_mongo._client.run import Run
 from pitstop_mongo._messages.document import Found, read, read_outline
-from pitstop_mongo._messages.storer import Write, encoded, expectation, portions
+from pitstop_mongo._messages.storer import Storer, Write, encoded, expectation, portions
 
 
 __all__ = ["Batches"]
@@ -63,8 +63,9 @@ class _Removal:
 class Batches:
     """Removes and changes many messages for one backend."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, storer: Storer) -> None:
         self._connection = connection
+        self._storer = storer
         self._dialect = connection.dialect
 
     def delete(self, ids: Sequence[str], query: Query | None) -> list[bool]:
@@ -91,6 +92,17 @@ class Batches:
                 ids = error.ids or tuple(each.record.id for each in some if each.record.id not in stored)
                 raise OutcomeUnknown(f"{error} Check with get().", ids=ids, permanent=error.permanent) from None
         return [record.id in stored for record, *_ in items]
+
+    def put_new(self, records: Sequence[Record]) -> list[bool]:
+        """See :meth:`pitstop.abc.Many.put_new`."""
+        created: set[str] = set()
+        for some in portions(encoded(self._connection, records)):
+            try:
+                created |= self._connection.until_known(partial(self._storer.insert, some), single=False)
+            except OutcomeUnknown as error:
+                ids = tuple(each.id for each in records if each.id not in created)
+                raise OutcomeUnknown(f"{error} Check with get().", ids=ids, permanent=error.permanent) from None
+        return [record.id in created for record in records]
 
     def _delete(self, removal: _Removal, run: Run) -> None:
         left = [id for id in removal.ids if id not in removal.gone and id not in removal.lost]

@@ -94,6 +94,18 @@ class Storer:
         except OutcomeUnknown as error:
             raise OutcomeUnknown(f"{error} Check with get(), or remove again.", ids=(id,)) from None
 
+    def insert(self, batch: Sequence[Write], run: Run) -> set[str]:
+        """Insert the records of a batch whose ids are new, in one run. Return these ids, with those that an earlier run has inserted."""
+        taken: Sequence[Write] = ()
+        if not run.again:
+            taken = self._insert(run, batch)
+        else:
+            left, seconds = self._left(run.link, batch)
+            # Not after one of them is due, as for a store.
+            with pymongo.timeout(seconds):
+                taken = self._insert(run, left) if left else ()
+        return {each.record.id for each in batch} - {each.record.id for each in taken}
+
     def _put(self, batch: Sequence[Write], mostly_new: bool, run: Run) -> bool:
         """Store a batch; return whether most of it was new. The next batch is then expected to be new, too."""
         if not run.again:
