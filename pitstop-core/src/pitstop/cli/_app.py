@@ -30,6 +30,8 @@ from pitstop.cli._settings import Settings, common_options, masked
 from pitstop.cli._stats import stats
 from pitstop.cli._store import store
 from pitstop.cli._streams import StdoutFailed, discard_stdout, unwritten
+from pitstop.cli._tail import tail
+from pitstop.cli._upcoming import upcoming
 
 
 __all__ = ["app", "run"]
@@ -79,7 +81,7 @@ def app(context: click.Context) -> None:
 
 _COMMANDS: tuple[click.Command, ...] = (
     *(demo, store, preview, listen, list_, show, remove, redrive, reschedule, emit_now, release, pause, resume),
-    *(stats, ping, check, migrate, adopt, backends),
+    *(stats, upcoming, tail, ping, check, migrate, adopt, backends),
 )
 for _command in _COMMANDS:
     app.add_command(_command)
