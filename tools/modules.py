@@ -33,7 +33,7 @@ DISTRIBUTIONS = (
 )
 
 #: Folders in which threads meet, so that each module names those that run it.
-THREADED = ("pitstop._engine", "pitstop._consume", "pitstop._aio")
+THREADED = ("pitstop._engine", "pitstop._consume", "pitstop._aio", "pitstop._health")
 #: The longest module of core, in lines.
 LONGEST = 400
 

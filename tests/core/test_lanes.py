@@ -16,6 +16,7 @@ import pitstop
 
 from core.kit import backend as scripted
 from pitstop import Handle, testing
+from pitstop._consume._course import Course
 from pitstop._consume._lanes import Lane
 from pitstop._consume._source import Source
 from pitstop._consume._threads import Consuming
@@ -387,7 +388,7 @@ class TestTheEnd:
     @pytest.fixture
     def consuming(self, pit, intakes):
         lanes = [Lane(each, print, deliveries=False, workers=1) for each in intakes]
-        return Consuming(pit._session, lanes, max_messages=None, until_idle=False, drain=timedelta(seconds=30))
+        return Consuming(pit._session, lanes, Course(None, 30.0), until_idle=False)
 
     def test_no_kind_hands_out_a_message_while_those_of_another_are_given_back(self, store, intakes, consuming):
         handed_out = []

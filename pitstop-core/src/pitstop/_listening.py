@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
+from os import PathLike
 
-from pitstop._consume._course import checked_drain
+from pitstop._consume._attended import attended
+from pitstop._consume._course import Course, checked_drain
 from pitstop._consume._handler import sync_handler, takes_delivery
 from pitstop._consume._lanes import Handlers, Lane, Plan, named, planned
 from pitstop._consume._threads import Consuming
@@ -19,6 +22,7 @@ from pitstop._engine._listener import Listener
 from pitstop._engine._session import Session
 from pitstop._engine._throttle import Throttle
 from pitstop._engine._watcher import Watcher
+from pitstop._health._place import parse_place
 from pitstop._values._arguments import MOST_THREADS, ListenOptions
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Summary
@@ -26,7 +30,10 @@ from pitstop.abc import Capability
 from pitstop.abc._backend import lacks_kinds
 
 
-__all__ = ["Listening", "open_intake", "open_intakes"]
+__all__ = ["Listening", "ask_in_time", "open_intake", "open_intakes"]
+
+#: Seconds that the store has to answer a probe.
+_PROBE_TIME = 5.0
 
 
 class Listening:
@@ -89,6 +96,7 @@ class Listening:
         deliveries: bool | None = None,
         rate: str | None = None,
         batch: int | None = None,
+        health: str | PathLike[str] | None = None,
     ) -> Summary:
         """Handle messages as they become due, until a signal. Acknowledge each message for which the handler returns.
 
@@ -120,6 +128,9 @@ class Listening:
             process has its own rate. The other messages stay in the store, unclaimed.
         :param batch: call the handler with a list of deliveries: those that are due now, of this number at most. It may settle each by
             itself. At its end, the others are acknowledged, or nacked if it raised.
+        :param health: the place where probes ask whether this consumer is alive and ready, while it runs: a host and a port, as in
+            ``"127.0.0.1:8080"``, with ``/livez`` and ``/readyz``; ``"unix:PATH"``; or a file whose time is touched, as in
+            ``"/run/pitstop.alive"``. Port 0 chooses a free port, which :attr:`consumers` shows.
         :return: the number of messages by outcome, and why it ended.
         :raises ConfigError: if a value cannot be used.
         :raises PitstopError: if the handler cannot be called, or is async.
@@ -144,16 +155,24 @@ class Listening:
             },
         )
         patience = checked_drain(drain, max_messages, until_idle)
+        place, course = parse_place(health), Course(max_messages, patience.total_seconds())
         with_delivery = []
         for each in plans:
             with named(each.kind):
                 with_delivery.append(takes_delivery(sync_handler(each.handler), each.deliveries))
-        intakes = open_intakes(self, plans)
-        lanes = [
-            Lane(intake, plan.handler, takes, plan.workers, plan.options.batch)
-            for intake, plan, takes in zip(intakes, plans, with_delivery, strict=True)
-        ]
-        return Consuming(self._session, lanes, max_messages=max_messages, until_idle=until_idle, drain=patience).run()
+        intakes: list[Intake] = []
+        with attended(place, course, lambda: intakes, partial(ask_in_time, self)):
+            intakes += open_intakes(self, plans)
+            lanes = [
+                Lane(intake, plan.handler, takes, plan.workers, plan.options.batch)
+                for intake, plan, takes in zip(intakes, plans, with_delivery, strict=True)
+            ]
+            return Consuming(self._session, lanes, course, until_idle=until_idle).run()
+
+    @entrance
+    def _ask_in_time(self) -> None:
+        with self._session.bounded(_PROBE_TIME):
+            self._session.backend.ping()
 
     @property
     def consumers(self) -> tuple[Consumer, ...]:
@@ -177,6 +196,14 @@ def open_intake(
     if options.kinds is not None and Capability.KINDS not in session.capabilities:
         raise lacks_kinds(backend)
     return Intake(session, pit._watcher, options, claimed_apart=claimed_apart, throttles=throttles)
+
+
+def ask_in_time(pit: Listening) -> None:
+    """Ask the store for something small, for a probe, which does not wait for long.
+
+    :raises BackendUnavailable: if the store cannot be used.
+    """
+    pit._ask_in_time()
 
 
 def open_intakes(pit: Listening, plans: Sequence[Plan]) -> list[Intake]:

@@ -5,23 +5,28 @@ Threads: an event loop's; a thread of :class:`Hands` or of a feeder calls ``_ope
 
 from __future__ import annotations
 
+import asyncio
+
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from functools import partial
+from os import PathLike
 from typing import Any, cast
 from weakref import WeakSet
 
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
-from pitstop._consume._course import checked_drain
+from pitstop._consume._attended import attended
+from pitstop._consume._course import Course, checked_drain
 from pitstop._consume._handler import AsyncHandler, async_handler
 from pitstop._consume._lanes import AsyncHandlers, Opening, Plan, named, planned
 from pitstop._consume._tasks import Consuming
 from pitstop._engine._throttle import Throttle
 from pitstop._errors import BackendUnavailable
-from pitstop._listening import open_intake
+from pitstop._health._place import parse_place
+from pitstop._listening import ask_in_time, open_intake
 from pitstop._pitstop import Pitstop
 from pitstop._values._arguments import MOST_TASKS, ListenOptions
 from pitstop._values._consumer import Consumer
@@ -95,6 +100,7 @@ class AsyncListening(ABC):
         deliveries: bool | None = None,
         rate: str | None = None,
         batch: int | None = None,
+        health: str | PathLike[str] | None = None,
     ) -> Summary:
         """Handle messages as they become due, each by ``await handler(message)`` in a task of its own.
 
@@ -124,6 +130,8 @@ class AsyncListening(ABC):
         :param deliveries: whether the handler is called with the delivery, whatever its parameter is called.
         :param rate: the most messages in a time, as in ``"50/s"``: see :meth:`pitstop.Pitstop.consume`.
         :param batch: call the handler with a list of deliveries, of this number at most: see :meth:`pitstop.Pitstop.consume`.
+        :param health: the place where probes ask whether this consumer, and its event loop, are alive: see
+            :meth:`pitstop.Pitstop.consume`.
         :return: the number of messages by outcome.
         :raises PitstopError: when the handler is not async.
         :raises ConfigError: when a value cannot be used.
@@ -150,17 +158,19 @@ class AsyncListening(ABC):
             with named(each.kind):
                 async_handler(cast("AsyncHandler", each.handler))
         patience = checked_drain(drain, max_messages, until_idle)
+        place, course = parse_place(health), Course(max_messages, patience.total_seconds())
         if self._closed:
             raise closed_error()
         consuming = Consuming(
             [Opening(each, partial(self._listen_for, each)) for each in plans],
             self._hands,
             self._consuming,
-            max_messages=max_messages,
+            course,
             until_idle=until_idle,
-            drain=patience,
         )
-        return await consuming.run()
+        loop = asyncio.get_running_loop()
+        with attended(place, course, lambda: consuming.intakes, lambda: ask_in_time(self._opened()), loop):
+            return await consuming.run()
 
     @property
     def consumers(self) -> tuple[Consumer, ...]:

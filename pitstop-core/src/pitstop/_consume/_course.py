@@ -51,7 +51,10 @@ class Course:
         :param max_messages: how many messages may be handled; None: any number.
         :param drain: seconds that running handlers have to finish.
         """
-        self._drain = drain
+        #: Seconds that running handlers have to finish.
+        self.drain = drain
+        #: The place where this ``consume`` shows its health; None: nowhere. Written by the caller's thread.
+        self.health: str | None = None
         # Measures ``drain``, whatever clock the store has: people wait for the program to end.
         self._clock = SystemClock()
         self._since = self._clock.time_us()
@@ -88,7 +91,7 @@ class Course:
         self.ended = True
         # After max_messages, and when nothing is due, the running handlers have all the time that they need.
         if self.deadline is None and reason not in {"max_messages", "idle"}:
-            self.deadline = self._clock.monotonic() + self._drain
+            self.deadline = self._clock.monotonic() + self.drain
 
     def signalled(self, number: int) -> Reason | None:
         """Return the reason to end that a signal gives; None if the signal changes nothing."""
@@ -104,7 +107,7 @@ class Course:
 
     def last_write_by(self) -> float:
         """Return until when acks are tried again if the store does not answer: as long as handlers may take."""
-        return self._clock.monotonic() + self._drain if self.deadline is None else self.deadline
+        return self._clock.monotonic() + self.drain if self.deadline is None else self.deadline
 
     def fail(self, error: BaseException) -> None:
         """Keep the first exception that ``consume`` is to raise."""
@@ -131,6 +134,7 @@ class Course:
             in_hand=in_hand,
             in_handlers=in_handlers,
             since=from_instant(self._since // 1000),
+            health=self.health,
         )
 
     # Messages.

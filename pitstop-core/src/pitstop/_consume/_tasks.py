@@ -10,7 +10,6 @@ import os
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
-from datetime import timedelta
 from threading import TIMEOUT_MAX, Event
 
 from pitstop._aio._delivery import AsyncDelivery, current_task, is_interruption
@@ -50,22 +49,21 @@ class Consuming:
         openings: Sequence[Opening],
         hands: Hands,
         running: set[Consuming],
+        course: Course,
         *,
-        max_messages: int | None,
         until_idle: bool,
-        drain: timedelta,
     ) -> None:
         """Prepare.
 
         :param openings: the handlers with their messages, at least one.
         :param running: all calls of one Pitstop: they have to end before its store is closed.
+        :param course: a new one.
         """
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         self._hands = hands
         self._until_idle = until_idle
-        self._drain = drain.total_seconds()
-        self._course = Course(max_messages, self._drain)
+        self._course = course
         self._lanes = [
             TaskLane(each.plan, Feeder(each.open_intake, self._loop, hands, self._fill)) for each in openings
         ]
@@ -127,7 +125,7 @@ class Consuming:
 
     def wait(self) -> None:
         """Wait until it has ended, but no longer than it may take. Not in the loop's thread."""
-        self._closed.wait(min(self._drain + _CANCEL_PATIENCE, TIMEOUT_MAX))
+        self._closed.wait(min(self._course.drain + _CANCEL_PATIENCE, TIMEOUT_MAX))
 
     def consumer(self) -> Consumer:
         """Return a snapshot of this call. Any thread."""
@@ -136,7 +134,8 @@ class Consuming:
         return self._course.consumer([each.intake for each in self._feeders], in_hand=in_hand, in_handlers=in_handlers)
 
     @property
-    def _intakes(self) -> list[Intake]:
+    def intakes(self) -> list[Intake]:
+        """The sources of the messages that are open."""
         return [each.intake for each in self._feeders if each.intake is not None]
 
     async def _run(self) -> Summary:
@@ -200,7 +199,7 @@ class Consuming:
 
     def _summary(self, unfinished: int) -> Summary:
         handled = self._taken - len(self._interrupted)
-        return self._course.summary(self._intakes, handled=handled, unfinished=unfinished)
+        return self._course.summary(self.intakes, handled=handled, unfinished=unfinished)
 
     # Handlers begin.
 

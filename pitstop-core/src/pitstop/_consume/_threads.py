@@ -13,7 +13,6 @@ import os
 
 from collections.abc import Awaitable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
 from threading import TIMEOUT_MAX, Event, Thread, get_ident
 from typing import Any
 
@@ -69,15 +68,15 @@ class Consuming(Component):
         self,
         session: Session,
         lanes: Sequence[Lane],
+        course: Course,
         *,
-        max_messages: int | None,
         until_idle: bool,
-        drain: timedelta,
         signals: bool = True,
     ) -> None:
         """Prepare.
 
         :param lanes: the handlers with their messages, at least one.
+        :param course: a new one.
         :param signals: whether signals end it. False if its caller handles them.
         """
         self._session = session
@@ -85,9 +84,8 @@ class Consuming(Component):
         self._backend = session.backend
         self._lanes = lanes
         self._intakes = [each.intake for each in lanes]
-        self._drain = drain.total_seconds()
         self._signals = signals
-        self._course = Course(max_messages, self._drain)
+        self._course = course
         # Rung for the caller.
         self._bell = Doorbell()
         self._source = Source(lanes, self._course, until_idle=until_idle, on_idle=lambda: self._end("idle"))
@@ -159,7 +157,7 @@ class Consuming(Component):
         self._end("stopped")
         # In the child of a fork that a handler made there is no other thread to wait for.
         if get_ident() not in self._idents:
-            self._over.wait(min(self._drain + LAST_PATIENCE, TIMEOUT_MAX))
+            self._over.wait(min(self._course.drain + LAST_PATIENCE, TIMEOUT_MAX))
 
     def after_fork(self) -> None:
         # This call is the parent's, and never ends here.

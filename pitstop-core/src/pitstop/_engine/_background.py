@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from collections.abc import Callable, Sized
+from itertools import count
 from threading import RLock, Thread
 
 from pitstop._engine._backoff import Backoff
@@ -71,6 +72,9 @@ class Background:
         self._ended = False
         #: Whether the thread claims the next messages, or is about to. Written by the thread.
         self.claiming = False
+        # The number of the present turn; None: the thread sleeps. Written by the thread.
+        self._turns = count(1)
+        self._turn: int | None = None
         # The state of the background thread, as of its last turn. Written by that thread.
         self._tries = -1
         self._handed_out = -1
@@ -81,6 +85,14 @@ class Background:
     def begun(self) -> bool:
         """Whether there is a thread."""
         return self._thread is not None
+
+    @property
+    def turn_now(self) -> int | None:
+        """The number of the present turn. None: the thread sleeps, or there is none. A thread that has died has no next turn."""
+        thread = self._thread
+        if thread is not None and thread.ident is not None and not (self._ended or thread.is_alive()):
+            return 0
+        return self._turn
 
     def begin(self) -> bool:
         """Begin the thread, if it has not begun. Return False if no thread can be started."""
@@ -106,16 +118,18 @@ class Background:
 
     def after_fork(self) -> None:
         """Forget the thread: it is the parent's."""
-        self._lock, self._thread, self.claiming = RLock(), None, False
+        self._lock, self._thread, self.claiming, self._turn = RLock(), None, False, None
         self._wakeup.after_fork()
 
     def _run(self) -> None:
         wakeup = self._wakeup
         while not self._ended:
+            self._turn = next(self._turns)
             try:
                 pause = self.turn()
             except Exception as error:  # noqa: BLE001 - whatever it was: a thread that died of it would write no ack any more
                 pause = self._report_bug(error)
+            self._turn = None
             if pause is None:
                 wakeup.awake = False
                 if not self._has_work():

@@ -14,6 +14,7 @@ import random
 
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import count
 from threading import Condition, RLock, get_ident
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ from pitstop.abc._turn import REFUSED
 
 __all__ = ["NextLook", "Waiter", "Waiting", "next_look"]
 
+#: Numbers of turns, in the order in which the turns begin.
+_turns = count(1)
 #: Seconds to wait when another consumer took what was due.
 _CONTENTION_PAUSE = 0.005
 
@@ -67,7 +70,18 @@ def next_look(session: Session, loop_time: timedelta, next_due: Callable[[], int
 class Waiter:
     """One thread that wants messages: its bell, and until when it would sleep."""
 
-    __slots__ = ("bell", "claims_first", "gone", "looked", "next_look", "takes", "thread", "wanted", "withdrawn")
+    __slots__ = (
+        "bell",
+        "claims_first",
+        "gone",
+        "looked",
+        "next_look",
+        "takes",
+        "thread",
+        "turn",
+        "wanted",
+        "withdrawn",
+    )
 
     def __init__(self, wanted: int, *, claims_first: bool = False, takes: bool = True) -> None:
         """Return a waiter of the calling thread.
@@ -90,6 +104,8 @@ class Waiter:
         self.next_look = float("inf")
         #: When it began to wait, by the monotonic clock.
         self.looked = 0.0
+        #: The number of its present look at the store. None: it sleeps. Written by the waiting thread.
+        self.turn: int | None = None
 
     def withdraw(self) -> None:
         """End the wait. Any thread."""
@@ -209,6 +225,11 @@ class Waiting:
                 self._leave(waiter)
 
     @property
+    def turn(self) -> int | None:
+        """The number of the look at the store that began first, of those that go on now. None: all threads sleep."""
+        return min((each.turn for each in self.waiters if each.turn is not None and not each.gone), default=None)
+
+    @property
     def others(self) -> bool:
         """Whether threads wait or claim here, besides the calling thread."""
         me = get_ident()
@@ -277,6 +298,7 @@ class Waiting:
                 self._follow(waiter, deadline)
                 continue
             try:
+                waiter.turn = next(_turns)
                 waiter.next_look, waiter.looked = float("inf"), self._monotonic()
                 lease = self._look(waiter)
                 if lease is not None:
@@ -352,6 +374,7 @@ class Waiting:
         self._sleep(waiter, self._loop_time.total_seconds() * 1.5, deadline)
 
     def _sleep(self, waiter: Waiter, pause: float, deadline: float | None) -> None:
+        waiter.turn = None
         clock = self._session.clock
         stop_at_exit()
         self._watch()

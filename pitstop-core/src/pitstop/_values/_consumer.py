@@ -25,3 +25,5 @@ class Consumer:
     in_handlers: int
     #: When the call began, by the clock of this machine.
     since: datetime
+    #: The place where it shows its health, with the port that was chosen, as in ``"127.0.0.1:8080"``. None: nowhere.
+    health: str | None = None

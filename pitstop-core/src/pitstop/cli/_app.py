@@ -34,7 +34,9 @@ from pitstop.cli._settings import Settings, common_options, masked
 from pitstop.cli._stats import stats
 from pitstop.cli._store import store
 from pitstop.cli._streams import StdoutFailed, discard_stdout, unwritten
+from pitstop.cli._tail import tail
 from pitstop.cli._transfer import copy, export, import_
+from pitstop.cli._upcoming import upcoming
 
 
 __all__ = ["app", "run"]
@@ -113,7 +115,7 @@ _COMMANDS: tuple[click.Command, ...] = (
         pause,
         resume,
     ),
-    *(stats, consumers, ping, check, export, import_, copy, migrate, adopt, backends, plugins),
+    *(stats, upcoming, tail, consumers, ping, check, export, import_, copy, migrate, adopt, backends, plugins),
 )
 for _command in _COMMANDS:
     app.add_command(_command)

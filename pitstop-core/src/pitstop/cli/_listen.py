@@ -8,20 +8,24 @@ import sys
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from threading import Lock, Thread
 from typing import Any
 
 import attrs
 import click
 
-from pitstop import Delivery, Listener, Pitstop, PitstopError, Unsupported
+from pitstop import ConfigError, Delivery, Listener, Pitstop, PitstopError, Unsupported
+from pitstop._consume._attended import attended
+from pitstop._consume._course import Course
 from pitstop._consume._lanes import Lane
 from pitstop._consume._threads import Consuming
 from pitstop._engine._delivery import lease_of
 from pitstop._engine._handling import Handling
 from pitstop._engine._listener import intake_of
 from pitstop._engine._throttle import Throttle
-from pitstop._listening import open_intake
+from pitstop._health._place import Place, parse_place
+from pitstop._listening import ask_in_time, open_intake
 from pitstop._pitstop import session_of
 from pitstop._values._arguments import ListenOptions
 from pitstop._values._rate import Rate
@@ -49,6 +53,13 @@ def _command(_: click.Context, __: click.Parameter, value: str | None) -> str | 
         # A shell would do nothing, and succeed. Each message would be acknowledged.
         raise click.BadParameter("It is empty. Is a variable of the shell unset? Give CMD, or leave --exec out.")
     return value
+
+
+def _place(_: click.Context, __: click.Parameter, value: str | None) -> Place | None:
+    try:
+        return parse_place(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
@@ -80,6 +91,12 @@ def _command(_: click.Context, __: click.Parameter, value: str | None) -> str | 
     callback=address,
     help="Serve metrics for Prometheus there, as in 127.0.0.1:9464.",
 )
+@click.option(
+    "--health",
+    metavar="PLACE",
+    callback=_place,
+    help="Answer probes there: 127.0.0.1:8080 with /livez and /readyz, unix:PATH, or a file that is touched.",
+)
 @common_options
 @click.pass_obj
 def listen(
@@ -93,6 +110,7 @@ def listen(
     prefetch: int | None,
     rate: Rate | None,
     metrics: tuple[str, int] | None,
+    health: Place | None,
 ) -> None:
     """Print messages as they become due, one JSON object per line.
 
@@ -103,13 +121,7 @@ def listen(
     pitstop listen | jq .msg
     pitstop listen --exec 'curl --fail --json @- https://example.com/hook'
     """  # noqa: D301 - click needs the backspace itself, which a raw string does not hold
-    if command is not None and os.name != "posix":
-        raise Unsupported("--exec needs process groups, which this system does not have. Pipe the JSON lines instead.")
-    if workers is not None and command is None:
-        raise click.UsageError("--workers sets how many commands run at once. Give --exec CMD too, or leave it out.")
-    if command is None:
-        # A message is acknowledged when its line was written. If stdout is closed, the message would be lost unseen.
-        needs_stdout("listen")
+    _refuse_useless(command, workers)
     options = ListenOptions.of(
         lock_time=lock_time,
         loop_time=loop_time,
@@ -126,7 +138,12 @@ def listen(
         opens(plugins) as pit,
         Listener(open_intake(pit, options, throttles=throttles)) as listener,
     ):
-        with draining(listener) as urgency, _output(command, settings, listener):
+        course = Course(None, _AS_LONG_AS_IT_TAKES.total_seconds())
+        with (
+            draining(listener) as urgency,
+            _output(command, settings, listener),
+            _attended(health, course, pit, listener),
+        ):
             session = _Session(settings, pit, listener, urgency)
             handle: Callable[[Delivery], None] = session.print
             if command is not None:
@@ -135,7 +152,7 @@ def listen(
                 until = "no message is due" if once else "Ctrl-C"
                 say(f"Listening on {pit.location} until {until}.")
             if workers is not None and workers > 1:
-                _consume(pit, listener, session, handle, workers=workers, once=once)
+                _consume(pit, listener, session, handle, course, workers=workers, once=once)
             else:
                 for delivery in _due(listener) if once else listener:
                     handling = Handling(session_of(pit).events, lease_of(delivery), delivery)
@@ -151,11 +168,22 @@ def listen(
             say(f"{session.done:,} done, {session.failed:,} failed.")
 
 
+def _refuse_useless(command: str | None, workers: int | None) -> None:
+    if command is not None and os.name != "posix":
+        raise Unsupported("--exec needs process groups, which this system does not have. Pipe the JSON lines instead.")
+    if workers is not None and command is None:
+        raise click.UsageError("--workers sets how many commands run at once. Give --exec CMD too, or leave it out.")
+    if command is None:
+        # A message is acknowledged when its line was written. If stdout is closed, the message would be lost unseen.
+        needs_stdout("listen")
+
+
 def _consume(
     pit: Pitstop,
     listener: Listener,
     session: _Session,
     handle: Callable[[Delivery], None],
+    course: Course,
     *,
     workers: int,
     once: bool,
@@ -171,9 +199,8 @@ def _consume(
     consuming = Consuming(
         session_of(pit),
         [Lane(intake_of(listener), handle_all_of_it, True, workers)],
-        max_messages=None,
+        course,
         until_idle=once,
-        drain=_AS_LONG_AS_IT_TAKES,
         signals=False,
     )
     raised: list[BaseException] = []
@@ -211,6 +238,15 @@ def _output(command: str | None, settings: Settings, listener: Listener) -> cont
     # If we print no JSON lines, stdout belongs to the command.
     ours = command is None or settings.json
     return when_stdout_closes(listener.stop) if ours else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _attended(health: Place | None, course: Course, pit: Pitstop, listener: Listener) -> Iterator[None]:
+    with attended(health, course, lambda: [intake_of(listener)], partial(ask_in_time, pit)):
+        if course.health is not None:
+            # Not on a terminal alone: the port may have been chosen just now.
+            say(f"The health is at {course.health}.")
+        yield
 
 
 @attrs.define

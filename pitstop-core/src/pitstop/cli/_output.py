@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
+from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,8 @@ from pitstop.cli._streams import is_closed
 
 
 __all__ = [
+    "fields_of",
+    "live",
     "needs_stdout",
     "print_fields",
     "print_json",
@@ -33,6 +36,7 @@ __all__ = [
     "print_table",
     "progress",
     "say",
+    "table_of",
     "warn",
 ]
 
@@ -96,22 +100,32 @@ def print_json_for_people(document: Mapping[str, Any]) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
     """Print a table. A text that does not fit the terminal is folded, never cut, so that ids can be copied."""
+    _console().print(table_of(columns, rows))
+
+
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> Table:
+    """Return a table, as :func:`print_table` prints it."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*[_cell(value) for value in row])
-    _console().print(table)
+    return table
 
 
 def print_fields(fields: Iterable[tuple[str, str | Text | None]]) -> None:
     """Print names and values, one below the other."""
+    _console().print(fields_of(fields))
+
+
+def fields_of(fields: Iterable[tuple[str, str | Text | None]]) -> Table:
+    """Return names and values, as :func:`print_fields` prints them."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in fields:
         table.add_row(name, value if isinstance(value, Text) else _cell(value))
-    _console().print(table)
+    return table
 
 
 def say(text: str) -> None:
@@ -122,6 +136,17 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Print a line on stderr about a problem that does not end the command."""
     click.echo(click.style(plain(text), fg="yellow"), err=True)
+
+
+@contextmanager
+def live() -> Iterator[Callable[[Table], None] | None]:
+    """Yield a function that shows a table in the place of the one before. None: stdout is no terminal."""
+    console = _console()
+    if not console.is_terminal:
+        yield None
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as shown:
+        yield lambda table: shown.update(table, refresh=True)
 
 
 @contextmanager
