@@ -347,3 +347,17 @@ def wait_for_consumer(pit, pid):
                 return each
         threading.Event().wait(0.01)
     raise AssertionError(f"{pid} is not seen")
+
+
+def test_a_move_is_refused_while_a_consumer_of_one_of_the_stores_was_seen(clock):
+    with (
+        pitstop.init({"type": backend(Shared, clock)}) as used,
+        pitstop.init({"type": "memory", "name": "moved-to", "clock": clock}) as other,
+    ):
+        used.store({"id": "a"}, HOUR)
+        with used.listen():
+            for source, target in ((used, other), (other, used)):
+                with pytest.raises(pitstop.PitstopError, match=r"A consumer \(.*\) was seen lately in .*live=True"):
+                    source.copy_to(target)
+            assert used.copy_to(other, live=True).written == 1
+        assert used.copy_to(other).unchanged == 1

@@ -14,7 +14,7 @@ from typing import TypeVar
 import psycopg
 
 from pitstop import BackendUnavailable
-from pitstop.abc import Clock
+from pitstop.abc import Clock, log_fields
 from pitstop_postgres._failures import may_be_about_a_row
 
 
@@ -69,6 +69,7 @@ class Refusals:
             id,
             self._location,
             fault,
+            extra=log_fields("message_refused", backend="postgresql", message_id=id),
         )
 
     def forget(self, ids: Iterable[str]) -> None:

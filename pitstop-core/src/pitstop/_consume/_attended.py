@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pitstop._consume._course import Course
 from pitstop._engine._intake import Intake
 from pitstop._health._place import Place
+from pitstop.abc import log_fields
 
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def attended(
     attendance = attend(place, pulses, ping)
     try:
         course.health = attendance.text
-        _log.info("the health of this consumer is at %s", attendance.text)
+        _log.info("the health of this consumer is at %s", attendance.text, extra=log_fields("health_told"))
         yield
     finally:
         attendance.end()

@@ -22,7 +22,7 @@ from threading import RLock, Thread
 from pitstop._decisions._announce import LISTENS, Listens, announcement, seen_consumers
 from pitstop._errors import PitstopError
 from pitstop._values._seen import SeenConsumer
-from pitstop.abc import Backend, Capability, Doorbell, SystemClock
+from pitstop.abc import Backend, Capability, Doorbell, SystemClock, log_fields
 
 
 __all__ = ["Presence"]
@@ -79,7 +79,7 @@ class Presence:
                     Thread(target=self._announce, args=(end,), name="pitstop-presence", daemon=True).start()
                 except RuntimeError as error:
                     self._end = None
-                    _log.debug("the consumer is not announced: %s", error)
+                    _log.debug("the consumer is not announced: %s", error, extra=log_fields("not_announced"))
 
     def reconsider(self) -> None:
         """End the thread if no listener is open any more. Takes no lock, and waits for nothing."""
@@ -135,7 +135,8 @@ class Presence:
                 self._backend.note(key, text, now + int(self._each / timedelta(milliseconds=1) * _LASTS))
                 self._key = key
         except Exception as error:  # noqa: BLE001 - no message depends on it; the listeners report a store that is away
-            _log.debug("the consumer could not be announced: %s", type(error).__name__)
+            what = type(error).__name__
+            _log.debug("the consumer could not be announced: %s", what, extra=log_fields("not_announced"))
 
     def _text(self, told: Sequence[Listens], clock: SystemClock) -> tuple[str, int]:
         """Return the text of this process, and the instant by the clock of the store."""

@@ -31,7 +31,7 @@ from pitstop._health._http import Request, answer
 from pitstop._health._place import Place
 from pitstop._health._pulse import Pulse
 from pitstop._health._ready import PATIENCE, Readiness
-from pitstop.abc import Clock, SystemClock
+from pitstop.abc import Clock, SystemClock, log_fields
 
 
 __all__ = ["Attendant", "Member"]
@@ -226,7 +226,7 @@ class Attendant:
     def _report(self, text: str, trace: str = "") -> None:
         note = self._faults.passes(self._clock.monotonic())
         if note is not None:
-            _log.error("%s%s%s", text, trace, note)
+            _log.error("%s%s%s", text, trace, note, extra=log_fields("health_failed"))
 
     # Connections.
 

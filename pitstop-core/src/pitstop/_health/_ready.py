@@ -12,6 +12,7 @@ from threading import Thread
 
 from pitstop._engine._bugs import traceback_of
 from pitstop._errors import BackendUnavailable
+from pitstop.abc import log_fields
 
 
 __all__ = ["PATIENCE", "Readiness"]
@@ -68,12 +69,13 @@ class Readiness:
             self._ping()
         except BackendUnavailable as error:
             # Listeners report a store that is away.
-            _log.debug("not ready: %s", error)
+            _log.debug("not ready: %s", error, extra=log_fields("not_ready"))
             self._ready = False
         except Exception as bug:  # noqa: BLE001 - a bug of the backend: the store cannot be used
             if not self._reported:
                 # Without the error's text, which may hold anything.
-                _log.error("the store could not be asked: %s%s", type(bug).__name__, traceback_of(bug))
+                told = type(bug).__name__, traceback_of(bug)
+                _log.error("the store could not be asked: %s%s", *told, extra=log_fields("backend_bug"))
             self._ready, self._reported = False, True
         else:
             self._ready, self._reported = True, False

@@ -13,7 +13,7 @@ from pitstop._decisions._portable import at_rest
 from pitstop._engine._calls import entrance
 from pitstop._engine._session import Session
 from pitstop._errors import PitstopError
-from pitstop._transfer._leases import refuse_leased
+from pitstop._transfer._in_use import refuse_in_use
 from pitstop.abc import Capability, Query, Record
 from pitstop.abc._query import Place
 
@@ -56,7 +56,7 @@ class Source:
         session = self._session
         session.flush()
         if not self._live:
-            refuse_leased(session)
+            refuse_in_use(session)
         pauses = session.backend.paused_kinds() if Capability.PAUSES in session.capabilities else {}
         return session.backend.now() // 1000, pauses
 

@@ -18,7 +18,7 @@ from pitstop._engine._handling import supersede
 from pitstop._engine._session import Session
 from pitstop._errors import Conflict, MessageError, PitstopError, Unsupported
 from pitstop._storing import MOST_READS
-from pitstop._transfer._leases import refuse_leased
+from pitstop._transfer._in_use import refuse_in_use
 from pitstop._values._transfer import IfOther, Transfer
 from pitstop.abc import Capability, Damaged, Record
 from pitstop.abc._backend import lacks_conditional, lacks_kinds, lacks_policies
@@ -53,7 +53,7 @@ class Target:
             raise lacks_conditional(session.backend)
         session.flush()
         if not self._live:
-            refuse_leased(session)
+            refuse_in_use(session)
 
     @entrance
     def pause(self, pauses: Mapping[str, int | None]) -> None:
