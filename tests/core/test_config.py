@@ -44,11 +44,11 @@ class TestKeys:
     )
     def test_that_are_unknown(self, key, hint):
         assert refusal(**{key: "hunter2"}) == (
-            f"Unknown configuration key {key!r}. {hint}Known: clock, create, lock_time, loop_time, name, retry."
+            f"Unknown configuration key {key!r}. {hint}Known: announce, clock, consumer_name, create, lock_time, loop_time, name, retry."
         )
 
     def test_that_are_no_str(self):
-        with pytest.raises(ConfigError, match=r"^Unknown configuration key 5\. Known: clock, "):
+        with pytest.raises(ConfigError, match=r"^Unknown configuration key 5\. Known: announce, clock, "):
             pitstop.init({"type": "memory", 5: 6})
 
     def test_of_a_url(self):
@@ -56,7 +56,7 @@ class TestKeys:
             pitstop.init("memory://?locktime=hunter2")
         assert str(caught.value) == (
             "Unknown configuration key 'locktime'. Did you mean 'lock_time'? "
-            "Known: clock, create, lock_time, loop_time, name, retry."
+            "Known: announce, clock, consumer_name, create, lock_time, loop_time, name, retry."
         )
 
     def test_of_retry(self):

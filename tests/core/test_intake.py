@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import uuid
 
 from datetime import timedelta
 
@@ -40,7 +41,8 @@ class TestDropped:
 
     @pytest.fixture
     def config(self, clock):
-        return {"type": "memory", "name": "dropped", "clock": clock}
+        # The threads of another test may still have the store of that test.
+        return {"type": "memory", "name": f"dropped-{uuid.uuid4()}", "clock": clock}
 
     @pytest.fixture
     def watch(self, config):

@@ -137,7 +137,7 @@ def run(tmp_path):
 
 
 _WRONG = {
-    "@pytest.mark.pitstop(strat='2024-01-01T00:00Z')": "Unknown configuration key 'strat'. Known: clock, create, lock_time, loop_time, "
+    "@pytest.mark.pitstop(strat='2024-01-01T00:00Z')": "Unknown configuration key 'strat'. Known: announce, clock, consumer_name, create, lock_time, loop_time, "
     "name, retry. @pytest.mark.pitstop takes start, seed, ids beside these. Did you mean 'start'?",
     "@pytest.mark.pitstop(lock_tim='5m')": "Unknown configuration key 'lock_tim'. Did you mean 'lock_time'?",
     "@pytest.mark.pitstop('5m')": "@pytest.mark.pitstop('5m') has a value without a name. Give keywords: start, seed, ids",

@@ -18,6 +18,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from threading import RLock, Thread
+from weakref import WeakMethod
 
 from pitstop._decisions._announce import LISTENS, Listens, announcement, seen_consumers
 from pitstop._errors import PitstopError
@@ -48,12 +49,13 @@ class Presence:
     ) -> None:
         """Return a presence that says nothing.
 
-        :param told: the words of the open listeners; empty: none is open. Called by the thread.
-        :param handling: the ids of the messages that handlers have. Called by the thread.
+        :param told: a method: the words of the open listeners; empty: none is open. Called by the thread.
+        :param handling: a method: the ids of the messages that handlers have. Called by the thread.
         """
         self._backend = backend
-        self._told = told
-        self._handling = handling
+        # Weak: the session refers to this, and has to go when its user drops it.
+        self._told_by = WeakMethod(told)
+        self._handled_by = WeakMethod(handling)
         self._each: timedelta = backend.config.announce
         needed = Capability.NOTES | Capability.MULTI_PROCESS
         # Whether other processes are to be told, and can be.
@@ -125,6 +127,14 @@ class Presence:
         if told:
             notes[LISTENS] = self._text(told, SystemClock())[0]
         return seen_consumers(notes)
+
+    def _told(self) -> Sequence[Listens]:
+        told = self._told_by()
+        return () if told is None else told()
+
+    def _handling(self) -> Sequence[str]:
+        handling = self._handled_by()
+        return () if handling is None else handling()
 
     def _write(self, told: Sequence[Listens], clock: SystemClock) -> None:
         try:
