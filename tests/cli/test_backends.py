@@ -14,7 +14,7 @@ def test_it_lists_installed_backends_and_their_capabilities(invoke, lines):
         "distribution": "pitstop-memory",
         "version": "0.1.0",
         "status": "ok",
-        "capabilities": ["SCRATCH", "CONDITIONAL", "KINDS", "POLICIES", "FIND", "BULK", "PAUSES"],
+        "capabilities": ["SCRATCH", "CONDITIONAL", "KINDS", "POLICIES", "FIND", "BULK", "PAUSES", "NOTES"],
         "suite_version": 6,
         "error": None,
         "hint": None,

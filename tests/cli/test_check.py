@@ -178,6 +178,8 @@ class TestMongo:
             <= {
                 "messages",
                 "messages.wakeups",
+                # A listener that runs for a second says so.
+                "messages.notes",
             }
         )
 

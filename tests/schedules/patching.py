@@ -28,8 +28,16 @@ from schedules.scheduler import START_US, active
 
 __all__ = ["exit_program", "modules", "patched"]
 
-#: Modules that stay as they are. The locks of a Turn are held only inside of a backend's call, which is one step here.
-_AS_THEY_ARE = ("pitstop.abc._turn", "pitstop.testing", "pitstop.cli", "pitstop._check", "pitstop._plugins")
+#: Modules that stay as they are: probes and metrics take no part in a schedule. The locks of a Turn are held only inside of a backend's call, which is one step here.
+_AS_THEY_ARE = (
+    "pitstop.abc._turn",
+    "pitstop.testing",
+    "pitstop.cli",
+    "pitstop._check",
+    "pitstop._plugins",
+    "pitstop._health",
+    "pitstop.metrics",
+)
 
 _NAMES: dict[Any, Any] = {
     threading.Lock: primitives.Lock,

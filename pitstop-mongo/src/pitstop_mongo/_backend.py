@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import timedelta
 from functools import wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
@@ -301,7 +302,7 @@ class MongoBackend(Backend):
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
         """Open a backend on a collection of its own beside the store's: ``<coll>.check_<random>``."""
-        config = attrs.evolve(self._config, coll=scratch_name(self._config.coll), create=True)
+        config = attrs.evolve(self._config, coll=scratch_name(self._config.coll), create=True, announce=timedelta(0))
         with closing(type(self)(config)) as backend, scratch_collection(config, self.clock, suffix=SUFFIX):
             yield backend
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from contextlib import contextmanager
+from typing import Any
 
 import attrs
 
@@ -16,6 +17,7 @@ from pitstop import BackendUnavailable
 from pitstop.abc import Watch
 from pitstop_postgres import PostgresBackend
 from pitstop_postgres._hints import Hints
+from pitstop_postgres._statements import Claims
 from pitstop_postgres._transaction import Transaction
 
 
@@ -42,10 +44,16 @@ class _Changed(PostgresBackend):
     def __init__(self, config=None, **options):
         super().__init__(config, **options)
         for name, text in vars(self._statements).items():
-            changed = text
-            for old, new in self.changes:
-                changed = changed.replace(old, new)
-            setattr(self._statements, name, changed)
+            setattr(self._statements, name, self._changed(text))
+
+    def _changed(self, statement: str | Claims) -> Any:
+        if isinstance(statement, Claims):
+            return attrs.evolve(
+                statement, **{name: self._changed(text) for name, text in attrs.asdict(statement).items()}
+            )
+        for old, new in self.changes:
+            statement = statement.replace(old, new)
+        return statement
 
 
 @_mutant("test_a_lease_that_ends_while_a_settlement_waits_is_over[one]")

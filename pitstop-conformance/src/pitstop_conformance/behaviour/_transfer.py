@@ -92,58 +92,60 @@ class Moves(Kit):
     rule = "docs/moving-and-restoring.md"
 
     @pytest.fixture
-    def full(self, backend: Backend, make_pit: Callable[..., pitstop.Pitstop]) -> pitstop.Pitstop:
+    def of_all_states(self, backend: Backend, make_pit: Callable[..., pitstop.Pitstop]) -> pitstop.Pitstop:
         """A store with a message in each state."""
         needs(backend, Capability.CONDITIONAL)
         pit = make_pit(retry={"max_attempts": 1})
         _fill(pit, backend.capabilities)
         return pit
 
-    def test_a_store_is_restored_as_it_was(self, full: pitstop.Pitstop, backend: Backend) -> None:
-        before, lines = _all(full), list(full.export_lines())
-        pauses = full.paused_kinds() if Capability.PAUSES in backend.capabilities else {}
-        assert _all(full) == before, "an export changes nothing"
-        _empty(full, backend.capabilities)
+    def test_a_store_is_restored_as_it_was(self, of_all_states: pitstop.Pitstop, backend: Backend) -> None:
+        before, lines = _all(of_all_states), list(of_all_states.export_lines())
+        pauses = of_all_states.paused_kinds() if Capability.PAUSES in backend.capabilities else {}
+        assert _all(of_all_states) == before, "an export changes nothing"
+        _empty(of_all_states, backend.capabilities)
 
-        done = full.import_lines(lines)
+        done = of_all_states.import_lines(lines)
 
         assert done == Transfer(messages=len(before), written=len(before), paused_kinds=len(pauses))
-        assert _all(full) == before
-        assert _spelled(_all(full)) == _spelled(before)
+        assert _all(of_all_states) == before
+        assert _spelled(_all(of_all_states)) == _spelled(before)
         if pauses:
-            assert full.paused_kinds() == pauses
+            assert of_all_states.paused_kinds() == pauses
 
-    def test_a_second_import_changes_nothing(self, full: pitstop.Pitstop, backend: Backend) -> None:
-        before, lines = [backend.get(each.id) for each in _all(full)], list(full.export_lines())
+    def test_a_second_import_changes_nothing(self, of_all_states: pitstop.Pitstop, backend: Backend) -> None:
+        before, lines = [backend.get(each.id) for each in _all(of_all_states)], list(of_all_states.export_lines())
 
-        done = full.import_lines(lines)
+        done = of_all_states.import_lines(lines)
 
         assert (done.unchanged, done.written, done.complete) == (len(before), 0, True)
-        assert [backend.get(each.id) for each in _all(full)] == before
-        assert list(full.export_lines())[-1] == lines[-1]
+        assert [backend.get(each.id) for each in _all(of_all_states)] == before
+        assert list(of_all_states.export_lines())[-1] == lines[-1]
 
-    def test_an_import_goes_on_where_it_ended(self, full: pitstop.Pitstop, backend: Backend) -> None:
-        before, lines = _all(full), list(full.export_lines())
+    def test_an_import_goes_on_where_it_ended(self, of_all_states: pitstop.Pitstop, backend: Backend) -> None:
+        before, lines = _all(of_all_states), list(of_all_states.export_lines())
         for each in before[::2]:
-            full.remove(each.id)
+            of_all_states.remove(each.id)
 
-        assert full.import_lines(lines).written == len(before[::2])
-        assert _all(full) == before
+        assert of_all_states.import_lines(lines).written == len(before[::2])
+        assert _all(of_all_states) == before
 
-    def test_a_message_that_has_changed_is_kept_unless_it_is_to_be_replaced(self, full: pitstop.Pitstop) -> None:
-        before, lines = _all(full), list(full.export_lines())
-        full.store({"id": "series", "new": 1}, "5h")
-        full.redrive("dead")
-        changed = _all(full)
+    def test_a_message_that_has_changed_is_kept_unless_it_is_to_be_replaced(
+        self, of_all_states: pitstop.Pitstop
+    ) -> None:
+        before, lines = _all(of_all_states), list(of_all_states.export_lines())
+        of_all_states.store({"id": "series", "new": 1}, "5h")
+        of_all_states.redrive("dead")
+        changed = _all(of_all_states)
 
-        kept = full.import_lines(lines)
+        kept = of_all_states.import_lines(lines)
         assert (kept.kept, kept.written, kept.complete) == (2, 0, False)
         assert [id for id, _ in kept.problems] == ["dead", "series"]
-        assert _all(full) == changed
+        assert _all(of_all_states) == changed
 
-        replaced = full.import_lines(lines, if_exists="replace")
+        replaced = of_all_states.import_lines(lines, if_exists="replace")
         assert (replaced.replaced, replaced.kept, replaced.complete) == (2, 0, True)
-        assert _all(full) == before
+        assert _all(of_all_states) == before
 
     def test_the_key_stays_the_same(self, pit: pitstop.Pitstop, clock: ManualClock, conditional: None) -> None:
         """A handler that notes the keys handles nothing twice after a move, although the message waits for a retry."""
@@ -223,12 +225,12 @@ class Moves(Kit):
         assert seen == sorted(seen)
 
     def test_a_changed_line_is_refused_before_its_page_is_written(
-        self, full: pitstop.Pitstop, backend: Backend
+        self, of_all_states: pitstop.Pitstop, backend: Backend
     ) -> None:
-        lines = [each.replace(b'"id":"values"', b'"id":"valuez"') for each in full.export_lines()]
-        _empty(full, backend.capabilities)
+        lines = [each.replace(b'"id":"values"', b'"id":"valuez"') for each in of_all_states.export_lines()]
+        _empty(of_all_states, backend.capabilities)
 
         with pytest.raises(PitstopError, match="not as they were written"):
-            full.import_lines(lines)
+            of_all_states.import_lines(lines)
 
-        assert _all(full) == []
+        assert _all(of_all_states) == []

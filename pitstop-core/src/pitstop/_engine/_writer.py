@@ -254,7 +254,9 @@ class AckWriter:
         """
         failures = self._failures
         if not self._wait_for_writer(seconds):
-            return sum(map(len, self._batches)) + len(self._pending)
+            # Batches twice: meanwhile the thread that writes may move leases into its batch, or back.
+            parts = (*self._batches, tuple(self._pending), *self._batches)
+            return len({id(each) for part in parts for each in tuple(part)})
         if failures == self._failures:
             with suppress(BackendUnavailable):
                 self.flush()
@@ -290,8 +292,7 @@ class AckWriter:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Be the only thread that writes. Again, inside of it, is harmless."""
-        me = get_ident()
-        if self._writer == me:
+        if self._writer == (me := get_ident()):
             yield
             return
         with self._session.calls.holding(self._writing):
