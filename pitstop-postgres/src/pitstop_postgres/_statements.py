@@ -163,20 +163,22 @@ class Statements:
         # the table is partitioned, each partition has it. A row that moved before it was locked is left to the next claim.
         # A count or a time that other programs have damaged stays as it is, so that the record is found to be damaged.
         counted = ", ".join(f"{name} = {_counted(name, more)}" for name, more in _COUNTED.items())
-        leased = (
+        written = (
             f"UPDATE {table} AS m SET due = least(time.now + %s::bigint, {LAST_INSTANT}), token = %s, {counted}, "
-            "first_leased = coalesce(m.first_leased, time.now) FROM first, time WHERE m.ctid = first.place AND m.id = first.id "
-            f"RETURNING first.due AS was, first.seq, {', '.join(f'm.{name}' for name in NAMES)}"
+            "first_leased = coalesce(m.first_leased, time.now) FROM first, time WHERE m.id = first.id"
         )
+        returned = f" RETURNING first.due AS was, first.seq, {', '.join(f'm.{name}' for name in NAMES)}"
+        leased = f"{written} AND m.ctid = first.place{returned}"
         self.claims = self._claims(table, leased, "")
         #: Leave out the records with some ids, which are bound before the limits.
         self.claims_but = self._claims(table, leased, " AND id <> ALL (%b::text[])")
         #: Claim the records with some ids and kinds, if they are still due and not locked. A row begins with the id of a record
-        #: that could be locked. The rest of it is NULL if the server has not written the record.
+        #: that could be locked. The rest of it is NULL if the server has not written the record. A row that moved before it was
+        #: locked is followed, because it is found by its id alone.
         self.lease_these = (
             f"WITH {_TIME}, first AS MATERIALIZED (SELECT m.ctid AS place, m.id, m.due, m.seq FROM unnest(%b::text[], %b::text[]) AS given (id, kind) "
             f"JOIN {table} AS m ON m.id = given.id AND m.kind IS NOT DISTINCT FROM given.kind WHERE m.{_IS_DUE.replace('AND due', 'AND m.due')} "
-            f"ORDER BY m.id FOR UPDATE OF m SKIP LOCKED), taken AS ({leased}) "
+            f"ORDER BY m.id FOR UPDATE OF m SKIP LOCKED), taken AS ({written}{returned}) "
             f"SELECT first.id, {', '.join(f'taken.{name}' for name in ('was', 'seq', *NAMES))} FROM first LEFT JOIN taken USING (id)"
         )
         self.claimed = f"SELECT due, seq, {COLUMNS} FROM {table} WHERE due BETWEEN %s AND %s AND token = %s"

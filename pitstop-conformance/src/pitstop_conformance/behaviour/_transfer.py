@@ -174,7 +174,8 @@ class Moves(Kit):
                 pit.import_lines([])
             lines = list(pit.export_lines(live=True))
             pit.remove("a")
-            pit.import_lines(lines)
+            # This listener is a consumer.
+            pit.import_lines(lines, live=True)
 
             moved = pit.get("a")
             assert moved is not None
