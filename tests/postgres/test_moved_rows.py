@@ -1,4 +1,4 @@
-"""Rows that another transaction writes between the look of a claim and its lock. Who goes first is decided by a lock of the test."""
+"""Rows that another transaction writes between the look of a claim and its lock. A lock of the test decides the order."""
 
 from __future__ import annotations
 
